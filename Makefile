@@ -1,0 +1,40 @@
+# The two commands are `make demo` and `make test`; each sets up everything it needs by itself.
+PYTHON ?= python3
+VENV_PYTHON = .venv/bin/python
+
+.PHONY: help setup test demo bench lint format clean
+
+help:
+	@echo "make demo    train a small language model with torch's loss and with fastloss's"
+	@echo "make test    all tests"
+	@echo "make bench   benchmark against torch; table, plot and JSON"
+	@echo "make lint    ruff, clang-format, mypy"
+	@echo "make format  let ruff and clang-format write"
+	@echo "make setup   .venv with everything (the others call it)"
+	@echo "make clean   remove what was built"
+
+setup:
+	@$(PYTHON) tools/setup_env.py
+
+test: setup
+	$(VENV_PYTHON) -m pytest
+
+demo: setup
+	$(VENV_PYTHON) -m fastloss demo
+
+bench: setup
+	$(VENV_PYTHON) -m fastloss bench
+
+lint: setup
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
+	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs .venv/bin/clang-format --dry-run --Werror
+
+format: setup
+	$(VENV_PYTHON) -m ruff check --fix .
+	$(VENV_PYTHON) -m ruff format .
+	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs .venv/bin/clang-format -i
+
+clean:
+	rm -rf .venv build dist fastloss/*.so *.egg-info fastloss.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

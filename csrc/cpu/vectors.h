@@ -1,0 +1,81 @@
+// How a skeleton vectorises an accumulator type: float by whole vectors; double, which is there for tests and for
+// science rather than for speed, by scalars. The two have the same members.
+#pragma once
+#include "vector.h"
+
+namespace fastloss {
+namespace FASTLOSS_ISA {
+
+template <class A>
+struct Vectors;
+
+template <>
+struct Vectors<float> {
+  using V = Floats;
+  using I = Ints;
+  static constexpr int lanes = kLanes;
+
+  // The first `count` lanes; the others read `fill`. A count known to be full at compile time costs nothing.
+  template <class T>
+  static FASTLOSS_INLINE V get(const T* p, int count, float fill) {
+    return count == lanes ? load(p) : load(p, count, fill);
+  }
+  template <class T>
+  static FASTLOSS_INLINE void put(T* p, V v, int count) {
+    if (count == lanes)
+      store(p, v);
+    else
+      store(p, v, count);
+  }
+  template <class T>
+  static FASTLOSS_INLINE float scalar(const T* p) {
+    return load(p, 1, 0.0f)[0];
+  }
+  // body(start, count) for every vector of [0, size): whole ones, then the tail
+  template <class Body>
+  static FASTLOSS_INLINE void for_each(int64_t size, Body body) {
+    int64_t i = 0;
+    for (; i + lanes <= size; i += lanes) body(i, lanes);
+    if (i < size) body(i, int(size - i));
+  }
+  static FASTLOSS_INLINE V first(int count, V yes, V no) {
+    return count == lanes ? yes : (lane_numbers() < count) ? yes : no;
+  }
+  static FASTLOSS_INLINE V exp(V x) { return exp_nonpositive(x); }  // x <= 0
+  // one value by the vector code: libm's would flush the upper halves of the registers and take longer than a row
+  static FASTLOSS_INLINE float exp(float x) { return exp_nonpositive(floats(x))[0]; }
+  static FASTLOSS_INLINE float log(double x) { return math::log(floats(float(x)))[0]; }
+  static FASTLOSS_INLINE float max(V v) { return largest(v); }
+  static FASTLOSS_INLINE double sum(V v) { return total(v); }
+  static FASTLOSS_INLINE float lane(V v, int i) { return v[i]; }
+  static FASTLOSS_INLINE int32_t lane(I v, int i) { return v[i]; }
+  static FASTLOSS_INLINE void set(V& v, int i, float x) { v[i] = x; }
+  static FASTLOSS_INLINE void set(I& v, int i, int32_t x) { v[i] = x; }
+};
+
+template <>
+struct Vectors<double> {
+  using V = double;
+  using I = int32_t;
+  static constexpr int lanes = 1;
+
+  static FASTLOSS_INLINE V get(const double* p, int count, double fill) { return count ? *p : fill; }
+  static FASTLOSS_INLINE void put(double* p, V v, int) { *p = v; }
+  static FASTLOSS_INLINE double scalar(const double* p) { return *p; }
+  template <class Body>
+  static FASTLOSS_INLINE void for_each(int64_t size, Body body) {
+    for (int64_t i = 0; i < size; ++i) body(i, 1);
+  }
+  static FASTLOSS_INLINE V first(int, V yes, V) { return yes; }
+  static FASTLOSS_INLINE V exp(V x) { return ::exp(x); }
+  static FASTLOSS_INLINE V log(V x) { return ::log(x); }
+  static FASTLOSS_INLINE double max(V v) { return v; }
+  static FASTLOSS_INLINE double sum(V v) { return v; }
+  static FASTLOSS_INLINE double lane(V v, int) { return v; }
+  static FASTLOSS_INLINE int32_t lane(I v, int) { return v; }
+  static FASTLOSS_INLINE void set(V& v, int, double x) { v = x; }
+  static FASTLOSS_INLINE void set(I& v, int, int32_t x) { v = x; }
+};
+
+}  // namespace FASTLOSS_ISA
+}  // namespace fastloss

@@ -1,0 +1,98 @@
+// fastloss._host: what Python asks of the C++ side without tensors: the build, the processor, and, for tests, the
+// functors and the vector functions by themselves. No torch headers: torch bundles a pybind11 of its own.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "cpu/features.h"
+#include "cpu/math_probe.h"
+#include "losses/row.h"
+
+namespace py = pybind11;
+
+namespace fastloss {
+namespace {
+
+// A row loss evaluated as losses/row.h describes it, in double and without a skeleton: (loss, gradient). `target` is the
+// index, or -1 where `soft` has the probabilities.
+py::tuple evaluate_row(const std::string& name, const std::vector<double>& parameters, const std::vector<double>& x,
+                       int64_t target, const std::vector<double>& soft, const std::vector<double>& weight) {
+  const size_t classes = x.size();
+  double loss = 0;
+  std::vector<double> gradient(classes);
+  const bool known = visit_row_loss(name.c_str(), [&](auto tag) {
+    const typename decltype(tag)::template with<double> f(parameters.data(), int64_t(classes));
+    auto weight_of = [&](size_t c) { return weight.empty() ? 1.0 : weight[c]; };
+    std::vector<double> z(classes), q(classes, 0.0);
+    RowSums<double> sums{-HUGE_VAL, 0, 0, 0, 1};
+    for (size_t c = 0; c < classes; ++c) {
+      z[c] = f.logit(x[c]);
+      sums.max = std::fmax(sums.max, z[c]);
+      if (f.dense(target < 0)) q[c] = f.mass(weight_of(c), target < 0 ? soft[c] : 0.0);
+    }
+    if (target >= 0) {
+      sums.weight = weight_of(size_t(target));
+      q[size_t(target)] += f.index_mass(sums.weight);
+    }
+    double sum = 0;
+    for (size_t c = 0; c < classes; ++c) {
+      sum += std::exp(z[c] - sums.max);
+      sums.mass += q[c];
+      sums.linear += q[c] * (z[c] - sums.max);
+    }
+    sums.log_sum = std::log(sum);
+    const RowResult<double> result = f.finish(sums);
+    loss = result.loss;
+    for (size_t c = 0; c < classes; ++c)
+      gradient[c] = f.slope(z[c]) * (result.softmax_coefficient * std::exp(z[c] - sums.max) / sum - q[c]);
+  });
+  if (!known) throw py::key_error("no row loss is called " + name);
+  return py::make_tuple(loss, gradient);
+}
+
+std::vector<float> vector_math(const std::string& set, const std::string& name, std::vector<float> values) {
+  const MathProbe* probe = set == "baseline" ? baseline::math_probes : nullptr;
+#if defined(__x86_64__)
+  if (set == "avx2") probe = avx2::math_probes;
+  if (set == "avx512") probe = avx512::math_probes;
+#endif
+  while (probe && probe->name && name != probe->name) ++probe;
+  if (!probe || !probe->name) throw py::key_error("no function " + name + " of " + set);
+  const size_t size = values.size();
+  values.resize((size + probe->count - 1) / probe->count * probe->count);
+  for (size_t i = 0; i < size; i += probe->count) probe->apply(values.data() + i);
+  values.resize(size);
+  return values;
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["torch"] = FASTLOSS_BUILT_WITH_TORCH;
+  info["compiler"] = __VERSION__;
+  info["cuda"] = FASTLOSS_BUILT_WITH_CUDA;
+  return info;
+}
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> sets;
+  for (int set = 0; set <= int(processor_instruction_set()); ++set) sets.push_back(kInstructionSetNames[set]);
+  return sets;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_host, m) {
+  m.doc() = "fastloss: build information, processor features, functors for tests";
+  m.def("build_info", &build_info, "What the binaries were built with: torch, compiler, CUDA architectures.");
+  m.def("instruction_set", [] { return kInstructionSetNames[int(instruction_set())]; }, "The one in use.");
+  m.def("instruction_sets", &instruction_sets, "Those that this processor runs, the best last.");
+  m.def("evaluate_row", &evaluate_row, py::arg("name"), py::arg("parameters"), py::arg("logits"), py::arg("target"),
+        py::arg("soft") = std::vector<double>(), py::arg("weight") = std::vector<double>(),
+        "(loss, gradient) of one row, in double precision, straight from the functor.");
+  m.def("vector_math", &vector_math, "A vector function of one instruction set, applied to a list of floats.");
+}
+
+}  // namespace fastloss

@@ -1,0 +1,103 @@
+// The mathematics of the losses over one row of logits (softmax over the classes), once, for the CPU and for CUDA.
+//
+// A row loss is a struct whose fields are its hyper-parameters. The skeletons (csrc/cpu/row.cpp, csrc/cuda/row.cu) know
+// no loss; they walk over a row x_0 .. x_{C-1} and call, with A the accumulator (float, or double for double logits) and
+// V either A or a vector of A:
+//
+//   V logit(V x)                 z_j, the logit that enters the softmax
+//   V slope(V z)                 dz_j/dx_j, as a function of z_j
+//   bool linear()                is the slope the same for every z?
+//   bool dense(bool soft)        does the target distribution have a part that is spread over all the classes?
+//   V mass(V weight, V target)   q_j, that part; called only if dense(...)
+//   A index_mass(A weight)       what an index target y adds to q_y
+//   RowResult<A> finish(sums)    loss of the row and the coefficient of the softmax
+//
+// and from them, for every row loss,
+//
+//   dloss/dx_j = slope(z_j) * (softmax_coefficient * softmax(z)_j - q_j).
+//
+// `weight` is the class weight (1 where there is none), `target` the probability of a soft target (0 for an index target).
+#pragma once
+#include <string.h>
+
+#include "../vmath.h"
+
+namespace fastloss {
+
+// Sums are taken relative to the largest logit, so that a common offset of the logits (1e4, say) costs no accuracy:
+// z_j - max is exact or nearly so, while lse itself is rounded at the size of the offset.
+template <class A>
+struct RowSums {
+  A max;      // max_j z_j
+  A log_sum;  // log(sum_j exp(z_j - max)), >= 0
+  A mass;     // sum_j q_j, the index target's share included
+  A linear;   // sum_j q_j (z_j - max), the index target's share included
+  A weight;   // class weight of the index target, 1 for soft targets: what the row adds to the mean's denominator
+};
+
+template <class A>
+struct RowResult {
+  A loss;
+  A softmax_coefficient;
+};
+
+// Softmax cross-entropy with label smoothing, class weights, soft targets, z-loss, soft-capping and temperature:
+//   z = softcap * tanh(x / softcap) / temperature
+//   q = (1 - smoothing) * (w_y [j = y], or w_j t_j for soft targets) + smoothing / C * w_j
+//   loss = (sum_j q_j) lse(z) - sum_j q_j z_j + z_loss * w_y * lse(z)^2
+template <class Accumulator>
+struct CrossEntropy {
+  using A = Accumulator;
+  static constexpr int parameter_count = 4;  // smoothing, z_loss, softcap (0: none), temperature
+
+  A keep, uniform;  // 1 - smoothing, smoothing / C
+  A z_loss, softcap, inverse_temperature;
+
+  FASTLOSS_INLINE CrossEntropy(const double* parameters, long long classes)
+      : keep(A(1.0 - parameters[0])),
+        uniform(A(parameters[0] / double(classes))),
+        z_loss(A(parameters[1])),
+        softcap(A(parameters[2])),
+        inverse_temperature(A(1.0 / parameters[3])) {}
+
+  FASTLOSS_INLINE bool dense(bool soft_target) const { return soft_target || uniform > A(0); }
+
+  FASTLOSS_INLINE bool linear() const { return !(softcap > A(0)); }
+  template <class V>
+  FASTLOSS_INLINE V logit(V x) const {
+    if (!linear()) x = softcap * math::tanh(x / softcap);
+    return x * inverse_temperature;
+  }
+  template <class V>
+  FASTLOSS_INLINE V slope(V z) const {
+    V one = V{} + A(1);
+    if (linear()) return one * inverse_temperature;
+    V capped = z / (softcap * inverse_temperature);
+    return (one - capped * capped) * inverse_temperature;
+  }
+  template <class V>
+  FASTLOSS_INLINE V mass(V weight, V target) const {
+    return weight * (keep * target + uniform);
+  }
+  FASTLOSS_INLINE A index_mass(A weight) const { return keep * weight; }
+  FASTLOSS_INLINE RowResult<A> finish(const RowSums<A>& s) const {
+    A lse = s.max + s.log_sum;
+    A regularizer = z_loss * s.weight * lse;
+    return {s.mass * s.log_sum - s.linear + regularizer * lse, s.mass + A(2) * regularizer};
+  }
+};
+
+// Every row loss by its name in Python. `visit` is called with a tag; `decltype(tag)::with<A>` is the functor type.
+template <template <class> class Functor>
+struct RowLoss {
+  template <class A>
+  using with = Functor<A>;
+};
+
+template <class Visit>
+bool visit_row_loss(const char* name, Visit visit) {
+  if (strcmp(name, "cross_entropy") == 0) return visit(RowLoss<CrossEntropy>{}), true;
+  return false;
+}
+
+}  // namespace fastloss

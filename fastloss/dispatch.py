@@ -1,0 +1,196 @@
+"""The whole choice of backend: the decorator of fused losses, and what users set and ask.
+
+A call of a fused loss goes: bind the arguments -> lower them to the operands of a skeleton, or find out why they do not
+fit -> select a backend -> run it through :mod:`fastloss.autograd`. The body of the loss, in torch, is the reference
+backend: it answers what no kernel can, and it is what every kernel is tested against.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from fastloss import autograd, lowering, ops
+
+BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
+
+_DEVICES = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda", "xpu")}
+_AUTOMATIC = {"cpu": ("cpu",), "cuda": ("cuda", "triton"), "xpu": ("triton",)}
+_NAMESPACE = {"cpu": "fastloss", "cuda": "fastloss", "triton": "fastloss_triton"}
+
+Loss = TypeVar("Loss", bound=Callable[..., Any])
+
+
+class BackendError(RuntimeError):
+    """An explicitly chosen backend cannot run a call; the message says why."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which backend answers a call, and why."""
+
+    backend: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.backend}: {self.reason}"
+
+
+# ------------------------------------------------------------------------------------------ what the user asks for
+
+
+def _checked(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{source}: unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
+    return name
+
+
+_default = _checked(os.environ.get("FASTLOSS_BACKEND") or "auto", "FASTLOSS_BACKEND")
+_local = threading.local()  # not a ContextVar: torch.compile cannot trace one, and does guard on this
+
+
+def _requested() -> str:
+    name = getattr(_local, "backend", None)
+    return _default if name is None else name
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Chooses the backend of every fused loss inside the ``with`` block, in this thread.
+
+    Args:
+        name: ``"auto"``, ``"reference"`` (torch), ``"cpu"`` (C++), ``"triton"`` or ``"cuda"`` (CUDA C++). The default
+            is the environment variable ``FASTLOSS_BACKEND``, else ``"auto"``.
+
+    Raises:
+        ValueError: for another name.
+        BackendError: from a loss inside the block that the chosen backend cannot compute, with the reason. Only
+            ``"auto"`` lets another backend answer.
+    """
+    _checked(name, "fastloss.backend")
+    before = getattr(_local, "backend", None)
+    _local.backend = name
+    try:
+        yield
+    finally:
+        _local.backend = before
+
+
+def explain(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
+    """Tells which backend ``loss(*args, **kwargs)`` would use, and why, without computing it.
+
+    Args:
+        loss: a function of :mod:`fastloss.functional` or a loss Module.
+
+    Example:
+        >>> print(fastloss.explain(fastloss.cross_entropy, logits, target))  # doctest: +SKIP
+        cpu: the first of (cpu) that runs on cpu tensors
+    """
+    if isinstance(loss, torch.nn.Module):
+        loss, args, kwargs = loss.bind(*args, **kwargs)  # type: ignore[operator]
+    plan = getattr(loss, "plan", None)
+    if plan is None:
+        return Explanation("reference", f"{getattr(loss, '__name__', loss)} has no fused kernels")
+    return plan(args, kwargs)[0]
+
+
+# ------------------------------------------------------------------------------------------ selection
+#
+# Whether a backend can run depends on nothing but the process and the device type, so every choice is made once, here.
+
+
+def unavailable(name: str, device: str) -> str | None:
+    """Why backend `name` cannot compute on tensors of a device type; None: it can."""
+    interpreted = name == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    if device not in _DEVICES[name] and not interpreted:
+        return f"backend {name!r} does not compute on {device} tensors"
+    return ops.UNAVAILABLE[name]
+
+
+def _automatic(device: str) -> Explanation:
+    candidates = _AUTOMATIC[device]
+    reasons = {name: unavailable(name, device) for name in candidates}
+    for name, reason in reasons.items():
+        if reason is None:
+            return Explanation(name, f"the first of ({', '.join(candidates)}) that runs on {device} tensors")
+    return Explanation("reference", "; ".join(str(reason) for reason in reasons.values()))
+
+
+_CHOICES: dict[tuple[str, str], Explanation | None] = {
+    **{("auto", device): _automatic(device) for device in _AUTOMATIC},
+    **{
+        (name, device): None if unavailable(name, device) else Explanation(name, "chosen explicitly")
+        for name in _DEVICES
+        for device in _AUTOMATIC
+    },
+}
+_EXPLICIT_REFERENCE = Explanation("reference", "chosen explicitly")
+
+
+def _select(requested: str, call: lowering.RowCall | str) -> Explanation:
+    """The backend of a lowered call; a BackendError if an explicit one cannot run it."""
+    if isinstance(call, lowering.Invalid):
+        return Explanation("reference", f"left to torch: {call}")
+    if isinstance(call, str):
+        reason: str | None = call
+        chosen = Explanation("reference", call) if requested == "auto" else None
+    else:
+        device = call.logits.device.type
+        chosen = _CHOICES.get((requested, device))
+        if chosen is None and requested == "auto":
+            chosen = Explanation("reference", f"no kernels for {device} tensors")
+        reason = None if chosen else unavailable(requested, device)
+    if chosen is None:
+        raise BackendError(f"fastloss: backend {requested!r} cannot run this call: {reason}")
+    return chosen
+
+
+def fused(*, parameters: Mapping[str, lowering.Parameter], weight: str = "weight") -> Callable[[Loss], Loss]:
+    """Gives a loss over rows of logits its fused kernels; the decorated body remains the reference backend.
+
+    The functor (csrc/losses/row.h) and the Triton helper are found under the function's own name.
+
+    Args:
+        parameters: the hyper-parameters that the kernels take, in the order in which they take them.
+        weight: name of the argument that holds the class weights.
+    """
+
+    def decorate(reference: Loss) -> Loss:
+        spec = lowering.RowSpec(
+            name=reference.__name__,
+            arguments=tuple(inspect.signature(reference).parameters),
+            positional=sum(
+                p.kind is not inspect.Parameter.KEYWORD_ONLY for p in inspect.signature(reference).parameters.values()
+            ),
+            parameters=dict(parameters),
+            weight=weight,
+            reference=reference,
+        )
+        autograd.REFERENCES[spec.name] = spec
+
+        def plan(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, lowering.RowCall | str]:
+            requested = _requested()
+            if requested == "reference":
+                return _EXPLICIT_REFERENCE, ""
+            call = lowering.lower_row(spec, args, kwargs, automatic=requested == "auto")
+            return _select(requested, call), call
+
+        @functools.wraps(reference)
+        def loss(*args: Any, **kwargs: Any) -> Any:
+            explanation, call = plan(args, kwargs)
+            if isinstance(call, str) or explanation.backend == "reference":
+                return reference(*args, **kwargs)
+            return autograd.row_loss(call, _NAMESPACE[explanation.backend])
+
+        loss.plan = plan  # type: ignore[attr-defined]
+        return loss  # type: ignore[return-value]
+
+    return decorate

@@ -1,0 +1,119 @@
+"""Classification losses."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastloss.dispatch import fused
+from fastloss.lowering import Parameter
+
+__all__ = ["cross_entropy"]
+
+
+@fused(
+    parameters={
+        "label_smoothing": Parameter(0.0, high=1.0),
+        "z_loss": Parameter(0.0),
+        "softcap": Parameter(0.0),
+        "temperature": Parameter(1.0, low=1e-30),
+    },
+)
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    inplace: bool = False,
+) -> Tensor:
+    r"""Softmax cross-entropy between logits and class indices or class probabilities.
+
+    A drop-in for :func:`torch.nn.functional.cross_entropy`; the keyword-only arguments are extras. With
+    :math:`z = \mathrm{softcap}\cdot\tanh(x/\mathrm{softcap})/\mathrm{temperature}` (z = x by default), C classes,
+    label smoothing :math:`\epsilon`, class weights :math:`w` and, for one row,
+
+    .. math::
+        q_c = (1-\epsilon)\, w_c\, t_c + \frac{\epsilon}{C} w_c, \qquad
+        \ell = \sum_c q_c\,\bigl(\mathrm{lse}(z) - z_c\bigr) + z_{loss}\, w_y\, \mathrm{lse}(z)^2,
+
+    where t is the one-hot vector of the class index y, or the given class probabilities (then :math:`w_y = 1` in the
+    last term). ``reduction="mean"`` divides the sum of the rows' losses by :math:`\sum w_y` over the rows that are not
+    ignored, or by the number of rows for class probabilities.
+
+    Args:
+        input: logits, any real number; -inf takes a class out.
+        target: class indices, or class probabilities with the dtype of ``input``.
+        weight: non-negative weight of each class.
+        size_average, reduce: deprecated, as in torch.
+        ignore_index: rows with this class index count for nothing: their loss and gradient are exactly 0.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        label_smoothing: in [0, 1]; mass spread evenly over all C classes.
+        z_loss: at least 0; coefficient of the squared log-partition (PaLM uses 1e-4), which keeps the logits from
+            drifting.
+        softcap: positive; bounds the logits smoothly to (-softcap, softcap), as Gemma 2 does. None or 0: no bound.
+        temperature: positive; divides the logits. A tensor is taken too (by the reference), and differentiated.
+        inplace: allows the backward's gradient to overwrite ``input``, which saves the memory of one gradient. The
+            logits are lost; a backward then works once. Backends and reductions that need the logits keep them.
+
+    Shape:
+        - input: (C), (N, C) or (N, C, d1, ..., dk)
+        - target: (), (N) or (N, d1, ..., dk) of int64 in [0, C) or ``ignore_index``; or the shape of ``input``
+        - weight: (C)
+        - output: the shape of the class indices for ``"none"``, else ()
+
+    Returns:
+        The loss, in the dtype of ``input`` (float32 under autocast). All rows ignored: 0 / 0 = NaN, as in torch.
+
+    Raises:
+        Torch's exceptions for arguments that do not fit (``ValueError``, ``RuntimeError``), ``IndexError`` for a class
+        index out of range (on CUDA: a device-side trap, or an ``IndexError`` before the launch with the environment
+        variable ``FASTLOSS_VALIDATE=1``), ``ValueError`` for a ``z_loss``, ``softcap`` or ``temperature`` out of range.
+
+    Source:
+        Label smoothing: Szegedy et al. 2016, arXiv:1512.00567. z-loss: Chowdhery et al. 2022, arXiv:2204.02311.
+        Soft-capping: Gemma Team 2024, arXiv:2408.00118.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]], requires_grad=True)
+        >>> cross_entropy(logits, torch.tensor([0, 0])).item()
+        0.7200949788093567
+    """
+    if z_loss < 0 or (softcap is not None and softcap < 0):
+        raise ValueError(f"z_loss and softcap must not be negative, got {z_loss} and {softcap}")
+    if not isinstance(temperature, Tensor) and temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
+        input = input.float()  # as autocast does with torch's own cross_entropy, here before the extras
+        weight = weight if weight is None else weight.float()
+    if softcap:
+        input = softcap * torch.tanh(input / softcap)
+    if isinstance(temperature, Tensor) or temperature != 1.0:
+        input = input / temperature
+    if not z_loss:
+        return F.cross_entropy(input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+
+    if size_average is not None or reduce is not None:
+        reduction = F._Reduction.legacy_get_string(size_average, reduce)
+    rows = F.cross_entropy(
+        input, target, weight, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
+    )
+    lse = torch.logsumexp(input, dim=min(1, input.dim() - 1))
+    if target.is_floating_point():
+        row_weight = torch.ones_like(lse)
+    else:
+        counted = target != ignore_index
+        row_weight = counted.to(lse.dtype) if weight is None else weight[target * counted] * counted
+        lse = lse.where(counted, 0.0)  # a row that is not counted may hold anything, NaN included
+    rows = rows + z_loss * row_weight * lse.square()
+    if reduction == "none":
+        return rows
+    return rows.sum() if reduction == "sum" else rows.sum() / row_weight.sum()

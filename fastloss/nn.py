@@ -1,0 +1,58 @@
+"""The losses as Modules, with torch.nn's names and constructor arguments; extras are keyword-only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.nn.modules.loss import _WeightedLoss
+
+from fastloss import functional
+
+__all__ = ["CrossEntropyLoss"]
+
+
+class CrossEntropyLoss(_WeightedLoss):
+    r"""Softmax cross-entropy: the Module of :func:`fastloss.cross_entropy`, which has the formula and every argument.
+
+    A drop-in for :class:`torch.nn.CrossEntropyLoss`; ``z_loss``, ``softcap``, ``temperature`` and ``inplace`` are extras.
+
+    Shape:
+        - input: (C), (N, C) or (N, C, d1, ..., dk)
+        - target: (), (N) or (N, d1, ..., dk) of class indices; or the shape of ``input``
+        - output: the shape of the class indices for ``reduction="none"``, else ()
+    """
+
+    __constants__ = ["ignore_index", "reduction", "label_smoothing", "z_loss", "softcap", "temperature", "inplace"]
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        *,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        temperature: float = 1.0,
+        inplace: bool = False,
+    ) -> None:
+        super().__init__(weight, size_average, reduce, reduction)
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+        self.z_loss = z_loss
+        self.softcap = softcap
+        self.temperature = temperature
+        self.inplace = inplace
+
+    def bind(self, input: Tensor, target: Tensor) -> tuple[Callable[..., Tensor], tuple[Any, ...], dict[str, Any]]:
+        """The function that ``forward`` calls, and its arguments."""
+        options = {name: getattr(self, name) for name in self.__constants__}
+        return functional.cross_entropy, (input, target), {"weight": self.weight, **options}
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        function, args, kwargs = self.bind(input, target)
+        return function(*args, **kwargs)

@@ -1,0 +1,168 @@
+"""Builds the three binaries of fastloss with ninja; everything else about the package is in pyproject.toml.
+
+    fastloss/_host*.so   pybind11, no torch: build information, processor features
+    fastloss/_cpu.so     operators for CPU tensors
+    fastloss/_cuda.so    operators for CUDA tensors
+
+Environment:
+    FASTLOSS_BUILD        auto (default), cpu, cuda (both), none. auto builds what it finds the tools for: a C++ compiler;
+                          nvcc and a torch with CUDA. The others fail if a tool is missing.
+    MAX_JOBS              parallel compilers
+    TORCH_CUDA_ARCH_LIST  GPU architectures, default "8.0;9.0;10.0+PTX"; no GPU is needed to build for one
+    CXX, CUDA_HOME        tools, if they are not on the PATH
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+# -fno-math-errno and -fno-trapping-math let `a > b ? a : b` and sqrt become one instruction; nothing here reads errno or
+# floating-point exceptions. Never -ffast-math: NaN and infinity are part of the contract.
+CXX_FLAGS = (
+    "-O3 -std=c++17 -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math "
+    "-Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized -Wno-unknown-warning-option"
+)
+INSTRUCTION_SETS = {"baseline": ""}
+if X86:
+    INSTRUCTION_SETS["avx2"] = "-mavx2 -mfma -mf16c"
+    INSTRUCTION_SETS["avx512"] = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c"
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10
+
+
+def cxx() -> str | None:
+    return shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
+
+
+def cuda_home() -> Path | None:
+    nvcc = shutil.which("nvcc")
+    candidates = [os.environ.get("CUDA_HOME"), nvcc and Path(os.path.realpath(nvcc)).parent.parent, "/usr/local/cuda"]
+    return next((Path(c) for c in candidates if c and (Path(c) / "bin" / "nvcc").exists()), None)
+
+
+def architectures() -> list[str]:
+    """nvcc flags for TORCH_CUDA_ARCH_LIST."""
+    flags = []
+    for item in os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX").replace(" ", ";").split(";"):
+        number = item.removesuffix("+PTX").replace(".", "")
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if item.endswith("+PTX"):
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def wanted() -> list[Extension]:
+    choice = os.environ.get("FASTLOSS_BUILD", "auto")
+    if choice not in ("auto", "cpu", "cuda", "none"):
+        sys.exit(f"FASTLOSS_BUILD={choice}: choose auto, cpu, cuda or none")
+    if choice == "none":
+        return []
+    if cxx() is None:
+        message = "fastloss: no C++ compiler found (install g++ or clang++, or set CXX)"
+        if choice != "auto":
+            sys.exit(message)
+        print(f"{message}; installing without binaries", file=sys.stderr)
+        return []
+    import torch
+
+    names = ["_host", "_cpu"]
+    if choice == "cuda" or (choice == "auto" and torch.version.cuda and cuda_home()):
+        if cuda_home() is None:
+            sys.exit("fastloss: FASTLOSS_BUILD=cuda, and no nvcc found (set CUDA_HOME)")
+        names.append("_cuda")
+    return [Extension(f"fastloss.{name}", sources=[]) for name in names]
+
+
+class Ninja:
+    """A build.ninja in the making."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.lines = [
+            f"cxx = {cxx()}",
+            "rule compile",
+            "  command = $cxx -MMD -MF $out.d $flags -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            "rule link",
+            "  command = $cxx -shared $in -o $out $flags",
+        ]
+
+    def object(self, source: Path, flags: str, tag: str = "", rule: str = "compile") -> str:
+        out = f"{source.stem}{tag}.o"
+        self.lines += [f"build {out}: {rule} {source}", f"  flags = {flags}"]
+        return out
+
+    def link(self, out: Path, objects: list[str], flags: str) -> None:
+        self.lines += [f"build {out}: link {' '.join(objects)}", f"  flags = {flags}"]
+
+    def run(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "build.ninja").write_text("\n".join(self.lines) + "\n")
+        jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
+        subprocess.check_call([*ninja_command(), *jobs], cwd=self.directory)
+
+
+def ninja_command() -> list[str]:
+    return ["ninja"] if shutil.which("ninja") else [sys.executable, "-m", "ninja"]
+
+
+class BuildBinaries(build_ext):
+    def get_ext_filename(self, fullname: str) -> str:
+        # _cpu.so and _cuda.so are no Python modules: torch loads them
+        if fullname.endswith("._host") or fullname == "_host":
+            return super().get_ext_filename(fullname)
+        return os.path.join(*fullname.split(".")) + ".so"
+
+    def run(self) -> None:
+        if not self.extensions:
+            return
+        import torch
+
+        torch_root = Path(torch.__file__).parent
+        torch_include = f"-isystem {torch_root / 'include'}"
+        build = Ninja(Path(self.build_temp).resolve() / "ninja")
+        csrc = ROOT / "csrc"
+
+        for extension in self.extensions:
+            out = Path(self.get_ext_fullpath(extension.name)).resolve()
+            out.parent.mkdir(parents=True, exist_ok=True)
+            name = extension.name.rpartition(".")[2]
+            if name == "_host":
+                import pybind11
+
+                with_cuda = any(e.name.endswith("_cuda") for e in self.extensions)
+                archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX") if with_cuda else "no"
+                flags = (
+                    f"{CXX_FLAGS} -isystem {pybind11.get_include()} -isystem {sysconfig.get_paths()['include']} "
+                    f"'-DFASTLOSS_BUILT_WITH_TORCH=\"{torch.__version__}\"' '-DFASTLOSS_BUILT_WITH_CUDA=\"{archs}\"'"
+                )
+                objects = [build.object(csrc / "host.cpp", flags)]
+                objects += self.per_instruction_set(build, csrc / "cpu" / "math_probe.cpp")
+                build.link(out, objects, "")
+            elif name == "_cpu":
+                objects = [build.object(csrc / "cpu" / "operators.cpp", f"{CXX_FLAGS} {STABLE_ABI} {torch_include}")]
+                objects += self.per_instruction_set(build, csrc / "cpu" / "row.cpp")
+                build.link(out, objects, f"-L{torch_root / 'lib'} -ltorch_cpu -lc10")
+            else:
+                self.cuda(build, out, csrc / "cuda", torch_root, torch_include)
+        build.run()
+
+    @staticmethod
+    def per_instruction_set(build: Ninja, source: Path) -> list[str]:
+        return [
+            build.object(source, f"{CXX_FLAGS} {flags}", tag=f"_{name}") for name, flags in INSTRUCTION_SETS.items()
+        ]
+
+
+setup(ext_modules=wanted(), cmdclass={"build_ext": BuildBinaries})

@@ -1,0 +1,67 @@
+"""What the tests share: backends and devices of this machine, tolerances, seeds, a comparison that says what differs."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastloss import dispatch, ops
+
+SEED = int(os.environ.get("FASTLOSS_TEST_SEED") or torch.randint(2**31, ()).item())
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+BACKENDS = [
+    (name, device)
+    for device in DEVICES
+    for name in ("cpu", "cuda", "triton")
+    if dispatch.unavailable(name, device) is None
+]
+"""(backend, device) pairs of fused kernels that run in this process."""
+
+
+def generator(name: str) -> torch.Generator:
+    """Fresh random numbers in every run of the suite; FASTLOSS_TEST_SEED repeats one."""
+    return torch.Generator().manual_seed(SEED ^ zlib.crc32(name.encode()))
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Relative to the largest magnitude of the compared tensor: rounding of the stored result (half an eps, doubled for
+    the reciprocal and scale factors that are applied to it), and a few dozen roundings of the accumulator."""
+    return torch.finfo(dtype).eps + 32 * torch.finfo(ops.accumulator_dtype(dtype)).eps
+
+
+def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, what: str = "value") -> None:
+    """`actual`, computed in `dtype`, against a float64 `expected`; NaN and infinities must be at the same places."""
+    assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    actual, expected = actual.detach().double().cpu(), expected.detach().double().cpu()
+    finite = expected.isfinite()
+    torch.testing.assert_close(actual[~finite], expected[~finite], rtol=0, atol=0, equal_nan=True, msg=f"{what}: nonfinite")
+    scale = max(expected[finite].abs().max().item(), torch.finfo(dtype).tiny) if finite.any() else 1.0
+    torch.testing.assert_close(
+        actual[finite],
+        expected[finite],
+        rtol=tolerance(dtype),
+        atol=tolerance(dtype) * scale,
+        msg=lambda text: f"{what} (seed {SEED}): {text}",
+    )
+
+
+def to(value: Any, device: str, dtype: torch.dtype | None = None) -> Any:
+    """Tensors of a nested argument, floating ones in another dtype."""
+    if isinstance(value, Tensor):
+        return value.to(device, dtype if dtype and value.is_floating_point() else value.dtype)
+    if isinstance(value, dict):
+        return {key: to(item, device, dtype) for key, item in value.items()}
+    return tuple(to(item, device, dtype) for item in value) if isinstance(value, tuple) else value
+
+
+def value_and_grad(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], upstream: Tensor | None = None):
+    """Value and gradient for the first argument; `upstream` is the gradient of the value (default: ones)."""
+    leaf = args[0].detach().requires_grad_()
+    value = function(leaf, *args[1:], **kwargs)
+    (grad,) = torch.autograd.grad(value, leaf, torch.ones_like(value) if upstream is None else upstream.to(value))
+    return value.detach(), grad
