@@ -5,8 +5,8 @@
     fastloss/_cuda.so    operators for CUDA tensors
 
 Environment:
-    FASTLOSS_BUILD        auto (default), cpu, cuda (both), none. auto builds what it finds the tools for: a C++ compiler;
-                          nvcc and a torch with CUDA. The others fail if a tool is missing.
+    FASTLOSS_BUILD        auto (default), cpu, cuda (both), none. auto builds what it finds the tools for: a C++
+                          compiler; nvcc and a torch with CUDA. The others fail if a tool is missing.
     MAX_JOBS              parallel compilers
     TORCH_CUDA_ARCH_LIST  GPU architectures, default "8.0;9.0;10.0+PTX"; no GPU is needed to build for one
     CXX, CUDA_HOME        tools, if they are not on the PATH
@@ -27,8 +27,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 X86 = platform.machine().lower() in ("x86_64", "amd64")
-# -fno-math-errno and -fno-trapping-math let `a > b ? a : b` and sqrt become one instruction; nothing here reads errno or
-# floating-point exceptions. Never -ffast-math: NaN and infinity are part of the contract.
+# -fno-math-errno and -fno-trapping-math let `a > b ? a : b` and sqrt become one instruction; nothing here reads errno
+# or floating-point exceptions. Never -ffast-math: NaN and infinity are part of the contract.
 CXX_FLAGS = (
     "-O3 -std=c++17 -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math "
     "-Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized -Wno-unknown-warning-option"
@@ -131,7 +131,7 @@ class BuildBinaries(build_ext):
 
         torch_root = Path(torch.__file__).parent
         torch_include = f"-isystem {torch_root / 'include'}"
-        build = Ninja(Path(self.build_temp).resolve() / "ninja")
+        build = Ninja(ROOT / "build" / f"ninja-{sysconfig.get_config_var('SOABI')}")
         csrc = ROOT / "csrc"
 
         for extension in self.extensions:

@@ -1,14 +1,14 @@
 """Autograd of the fused losses: one pass where the reduction is scalar, two where it is not; double backward.
 
-With a scalar reduction, forward already writes the gradient of the reduced loss. Backward hands that buffer on, scaled in
-place if the upstream gradient is not 1: the memory is the logits and one gradient, and the logits are read once. Having
-given the buffer away it cannot be used again, so a second backward (``retain_graph=True``) recomputes it from the logits.
+With a scalar reduction, forward already writes the gradient of the reduced loss. Backward hands that buffer on, scaled
+in place if the upstream gradient is not 1: the memory is the logits and one gradient, and the logits are read once. A
+buffer that was given away cannot be used again, so a second backward (``retain_graph=True``) recomputes it.
 
 There are two sets of autograd Functions:
 
 * eager mode uses `_OnePass` and `_Rows`, whose backward may keep state on `ctx` as above;
-* :mod:`torch.func` transforms and torch.compile use `_PureOnePass` and `_PureRows`, with ``setup_context`` and a generated
-  vmap rule, which must be pure.
+* :mod:`torch.func` transforms and torch.compile use `_PureOnePass` and `_PureRows`, with ``setup_context`` and a
+  generated vmap rule, which must be pure.
 
 Differentiating the backward differentiates the reference body instead (`_Twice`): any derivative beyond the first is
 torch's own. Forward-mode never comes here; dispatch leaves it to the reference.
@@ -139,12 +139,11 @@ class _Rows(Function):
 def _differentiable_gradient(upstream: Tensor, logits: Tensor, operands: RowOperands) -> Tensor:
     """The gradient as a differentiable function of the upstream gradient and the logits, by the reference body."""
     spec = REFERENCES[operands.loss]
-    loss, pullback = torch.func.vjp(lambda x: spec.on_operands(operands, x), logits)
+    loss, pullback = torch.func.vjp(lambda x: spec.on_operands(operands, x), logits)  # type: ignore[misc]
     return pullback(upstream.to(loss.dtype))[0]
 
 
 # ------------------------------------------------------------------------------------------ transforms, torch.compile
-
 
 
 class _PureOnePass(Function):
@@ -243,5 +242,7 @@ class _Twice(Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         upstream, logits, target, weight = ctx.saved_tensors
         operands = RowOperands(target, weight, *ctx.rest[:-1])
-        _, pullback = torch.func.vjp(lambda g, x: _differentiable_gradient(g, x, operands), upstream, logits)
+        _, pullback = torch.func.vjp(  # type: ignore[misc]
+            lambda g, x: _differentiable_gradient(g, x, operands), upstream, logits
+        )
         return *pullback(cotangent), *[None] * 8

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 import fastloss
 
+from .bench.environment import OtherProcesses
 from .bench.memory import peak_extra_bytes
 
 SEED = 0
@@ -265,18 +266,21 @@ def run(arguments: argparse.Namespace) -> int:
     corpus = Corpus.of(standard_library_texts(), device)
     mebibytes = BATCH * corpus.words * 4 / 2**20
     print(f"text: {len(corpus.training)} words of Python's own documentation, {corpus.words} different ones")
-    print(
-        f"step: {BATCH} words (seed {SEED}), logits of {mebibytes:.0f} MiB, on {device.type}, {torch.get_num_threads()} threads"
-    )
+    print(f"step: {BATCH} words, logits of {mebibytes:.0f} MiB; seed {SEED}")
+    print(f"device: {device.type}, {torch.get_num_threads()} threads")
     probe = torch.zeros(1, corpus.words, device=device), torch.zeros(1, dtype=torch.int64, device=device)
     print(f"backend of fastloss: {fastloss.explain(fastloss.cross_entropy, *probe)}")
+    others = OtherProcesses()
     runs = train(corpus, arguments.steps, device)
+    share = others.share()
     measure_memory(runs, corpus.training[:BATCH])
     print_table(runs)
     perplexity = "  ".join(f"{run.name} {run.perplexity(corpus.validation):.2f}" for run in runs)
     print(f"perplexity of {len(corpus.validation)} words of other files: {perplexity}")
     difference = max(abs(a - b) for a, b in zip(runs[0].losses, runs[1].losses, strict=True))
     print(f"largest difference between the two curves: {difference:.1e}")
+    if share is not None:
+        print(f"other processes took {share:.0%} of the CPU meanwhile, which the times above include")
     save_plot(runs, arguments.plot)
     print(f"{time.perf_counter() - start:.0f} s in all")
     return 0

@@ -22,6 +22,7 @@ from fastloss import autograd, lowering, ops
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 
+# backend -> device types, device type -> automatic order of preference, backend -> namespace of its operators
 _DEVICES = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda", "xpu")}
 _AUTOMATIC = {"cpu": ("cpu",), "cuda": ("cuda", "triton"), "xpu": ("triton",)}
 _NAMESPACE = {"cpu": "fastloss", "cuda": "fastloss", "triton": "fastloss_triton"}
@@ -144,9 +145,7 @@ def _select(requested: str, call: lowering.RowCall | str) -> Explanation:
         chosen = Explanation("reference", call) if requested == "auto" else None
     else:
         device = call.logits.device.type
-        chosen = _CHOICES.get((requested, device))
-        if chosen is None and requested == "auto":
-            chosen = Explanation("reference", f"no kernels for {device} tensors")
+        chosen = _CHOICES[requested, device]
         reason = None if chosen else unavailable(requested, device)
     if chosen is None:
         raise BackendError(f"fastloss: backend {requested!r} cannot run this call: {reason}")
@@ -186,7 +185,12 @@ def fused(*, parameters: Mapping[str, lowering.Parameter], weight: str = "weight
         @functools.wraps(reference)
         def loss(*args: Any, **kwargs: Any) -> Any:
             explanation, call = plan(args, kwargs)
-            if isinstance(call, str) or explanation.backend == "reference":
+            if isinstance(call, str):
+                result = reference(*args, **kwargs)
+                if isinstance(call, lowering.Invalid) and call is not lowering.EMPTY and _requested() != "auto":
+                    raise BackendError(f"fastloss: backend {_requested()!r} cannot run this call: {call}")
+                return result
+            if explanation.backend == "reference":
                 return reference(*args, **kwargs)
             return autograd.row_loss(call, _NAMESPACE[explanation.backend])
 

@@ -26,7 +26,7 @@ def _version_of(package: str) -> str | None:
 def _build() -> dict[str, Any] | None:
     """What the binaries were built with; None if there are none."""
     try:
-        from fastloss import _host
+        from fastloss import _host  # type: ignore[attr-defined]
     except ImportError:
         return None
     return {**_host.build_info(), "instruction_set": _host.instruction_set()}
@@ -46,9 +46,7 @@ def report() -> dict[str, Any]:
         "gpus": gpus,
         "build": _build(),
         "backends": {"reference": None, **ops.UNAVAILABLE},
-        "automatic": {
-            device: str(choice) for (name, device), choice in dispatch._CHOICES.items() if name == "auto"
-        },
+        "automatic": {device: str(choice) for (name, device), choice in dispatch._CHOICES.items() if name == "auto"},
         "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
     }
 

@@ -1,4 +1,4 @@
-"""From the arguments of a loss, as users pass them, to the operands of a skeleton's operators (see :mod:`fastloss.ops`).
+"""From the arguments of a loss, as users pass them, to the operands of a skeleton's operators (:mod:`fastloss.ops`).
 
 A lowering answers in one of three ways: the operands; an :class:`Invalid` call, which the reference body turns into
 torch's own error (or handles, where torch has a special case); or a plain string, the reason why the kernels do not
@@ -29,6 +29,9 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 class Invalid(str):
     """Why torch's own checks and special cases should have this call."""
+
+
+EMPTY = Invalid("there are no logits, so there is nothing to launch")
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,17 @@ def _parameters(spec: RowSpec, bound: dict[str, Any]) -> list[float] | str:
     return values
 
 
-def _rows(matrix: Tensor) -> Tensor:
+def _class_contiguous(logits: Tensor) -> bool:
+    """Are (N, C, d1 .. dk) logits better seen as rows: channels last, (batch, time, C) transposed, or one d each?"""
+    return logits.stride(1) == 1 or logits.shape[2:].numel() == 1
+
+
+def _rows(matrix: Tensor, class_contiguous: bool) -> Tensor:
     """(C), (N, C) or (N, C, d1 .. dk) -> (rows, C) or (N, C, D), without a copy where a kernel can read the layout."""
     if matrix.dim() == 1:
-        return ops.row_layout(matrix.unsqueeze(0))
-    if matrix.dim() > 2:
-        if matrix.stride(1) == 1 or matrix.shape[2:].numel() == 1:  # channels last, transposed, or one element
-            return ops.row_layout(matrix.movedim(1, -1).flatten(0, -2))
-        matrix = matrix.flatten(2)
+        matrix = matrix.unsqueeze(0)
+    elif matrix.dim() > 2:
+        matrix = matrix.movedim(1, -1).flatten(0, -2) if class_contiguous else matrix.flatten(2)
     return ops.row_layout(matrix)
 
 
@@ -139,9 +145,11 @@ def lower_row(spec: RowSpec, args: tuple[Any, ...], kwargs: dict[str, Any], *, a
     if bound is None:
         return Invalid("the arguments do not match the signature")
     target, weight = bound.get("target"), bound.get(spec.weight)
-    if bound.get("size_average") is not None or bound.get("reduce") is not None:
-        return Invalid("deprecated arguments")
-    reduction = ops.REDUCTIONS.get(bound.get("reduction", "mean"))
+    reduction_name = bound.get("reduction", "mean")
+    size_average, reduce = bound.get("size_average"), bound.get("reduce")
+    if size_average is not None or reduce is not None:
+        reduction_name = torch.nn._reduction.legacy_get_string(size_average, reduce)
+    reduction = ops.REDUCTIONS.get(reduction_name)
     ignore_index = bound.get("ignore_index", -100)
     if not isinstance(logits, Tensor) or not isinstance(target, Tensor) or reduction is None:
         return Invalid("an argument is missing or has no meaning")
@@ -158,16 +166,20 @@ def lower_row(spec: RowSpec, args: tuple[Any, ...], kwargs: dict[str, Any], *, a
     elif target.dtype != torch.int64:
         return Invalid("index targets are int64")
     if logits.numel() == 0:
-        return Invalid("there are no logits")
+        return EMPTY
+    if not logits.is_floating_point():
+        return Invalid("the logits are not floating-point")
     if logits.dtype not in _DTYPES:
         return f"no kernels for {logits.dtype}"
     if logits.layout != torch.strided:
         return f"no kernels for the layout {logits.layout}"
+    if logits.device.type not in ops.DEVICES:
+        return f"no kernels for {logits.device.type} tensors"
     parameters = _parameters(spec, bound)
     if isinstance(parameters, str):
         return parameters
     classes = shape[1] if dim > 1 else shape[0]
-    narrow = torch.is_autocast_enabled(logits.device.type) and logits.dtype != torch.float64
+    narrow = ops.autocast_applies(logits)
     if weight is not None:
         if not isinstance(weight, Tensor) or weight.shape != (classes,) or weight.device != logits.device:
             return Invalid("the class weights do not match the logits")
@@ -184,10 +196,11 @@ def lower_row(spec: RowSpec, args: tuple[Any, ...], kwargs: dict[str, Any], *, a
         return "forward-mode differentiation"
     if logits.is_cuda and not soft and os.environ.get("FASTLOSS_VALIDATE") == "1":
         _validate(target, classes, ignore_index)
+    class_contiguous = dim > 2 and _class_contiguous(logits)
     return RowCall(
-        _rows(logits),
+        _rows(logits, class_contiguous),
         RowOperands(
-            _rows(target) if soft else target.reshape(-1).contiguous(),
+            _rows(target, class_contiguous) if soft else target.reshape(-1).contiguous(),
             weight,
             spec.name,
             parameters,

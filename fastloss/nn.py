@@ -14,9 +14,9 @@ __all__ = ["CrossEntropyLoss"]
 
 
 class CrossEntropyLoss(_WeightedLoss):
-    r"""Softmax cross-entropy: the Module of :func:`fastloss.cross_entropy`, which has the formula and every argument.
+    r"""Softmax cross-entropy, the Module of :func:`fastloss.cross_entropy`, which has the formula and every argument.
 
-    A drop-in for :class:`torch.nn.CrossEntropyLoss`; ``z_loss``, ``softcap``, ``temperature`` and ``inplace`` are extras.
+    A drop-in for :class:`torch.nn.CrossEntropyLoss`; ``z_loss``, ``softcap``, ``temperature``, ``inplace`` are extras.
 
     Shape:
         - input: (C), (N, C) or (N, C, d1, ..., dk)
@@ -24,7 +24,15 @@ class CrossEntropyLoss(_WeightedLoss):
         - output: the shape of the class indices for ``reduction="none"``, else ()
     """
 
-    __constants__ = ["ignore_index", "reduction", "label_smoothing", "z_loss", "softcap", "temperature", "inplace"]
+    __constants__ = [  # noqa: RUF012 (a list in torch too)
+        "ignore_index",
+        "reduction",
+        "label_smoothing",
+        "z_loss",
+        "softcap",
+        "temperature",
+        "inplace",
+    ]
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+DEVICES = ("cpu", "cuda", "xpu")  # for whose tensors there are kernels
 NONE, MEAN, SUM = 0, 1, 2
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
 
@@ -31,8 +32,7 @@ SCHEMAS = {
     "row_forward": f"({_ROW}, {_LOSS}, int reduction) -> (Tensor loss, Tensor state)",
     "row_backward": f"(Tensor grad_loss, {_ROW}, Tensor state, {_LOSS}) -> Tensor",
     "row_forward_backward": f"({_ROW}, {_LOSS}, int reduction) -> (Tensor loss, Tensor grad)",
-    "row_forward_backward_": "(Tensor(a!) logits, Tensor target, Tensor? weight, "
-    f"{_LOSS}, int reduction) -> Tensor",
+    "row_forward_backward_": f"(Tensor(a!) logits, Tensor target, Tensor? weight, {_LOSS}, int reduction) -> Tensor",
     "scale_": "(Tensor(a!) tensor, Tensor factor) -> ()",
 }
 NAMESPACES = ("fastloss", "fastloss_triton")
@@ -41,6 +41,14 @@ NAMESPACES = ("fastloss", "fastloss_triton")
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, float32 for everything narrower."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def autocast_applies(tensor: Tensor) -> bool:
+    """Would autocast run a loss on `tensor` in float32?"""
+    device = tensor.device.type
+    return (
+        tensor.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    )
 
 
 def row_layout(matrix: Tensor) -> Tensor:
@@ -78,7 +86,7 @@ def _meta_scale_(tensor, factor):
     return None
 
 
-_META = {
+_META: dict[str, Any] = {
     "row_forward": _meta_row_forward,
     "row_backward": _meta_row_backward,
     "row_forward_backward": _meta_row_forward_backward,
@@ -162,9 +170,7 @@ def _vmap_rules(ops: Any) -> dict[str, Any]:
         if reduction == MEAN:
             factor = 1 / batch.row_weights(ignore_index, rows.dtype).sum(-1)
         row_factor = factor[:, None].expand(batch.size, rows.numel() // batch.size).flatten().contiguous()
-        grad = ops.row_backward(
-            row_factor, batch.logits, batch.target, weight, state, loss, parameters, ignore_index
-        )
+        grad = ops.row_backward(row_factor, batch.logits, batch.target, weight, state, loss, parameters, ignore_index)
         return (losses * factor, grad.unflatten(0, (batch.size, -1))), (0, 0)
 
     return {
@@ -198,7 +204,7 @@ def _load(name: str) -> str | None:
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        from fastloss import _host
+        from fastloss import _host  # type: ignore[attr-defined]
 
         built = _host.build_info()["torch"]
         reason = f"{path.name} does not load: built with torch {built}, you have {torch.__version__}: {error}"

@@ -66,7 +66,7 @@ def cross_entropy_oracle(
     else:
         counted = target != ignore_index
         index = target.where(counted, 0)
-        hard, row_weight = F.one_hot(index, classes).to(z.dtype), w[index] * counted
+        hard, row_weight = (index[..., None] == torch.arange(classes, device=z.device)).to(z.dtype), w[index] * counted
     q = w * ((1 - label_smoothing) * hard + label_smoothing / classes)
     lse = z.logsumexp(-1)
     rows = -(q * (z - lse[..., None])).sum(-1) + z_loss * row_weight * lse**2
@@ -139,3 +139,4 @@ CROSS_ENTROPY = [
 
 ALL = CROSS_ENTROPY
 DIFFERENTIATED_TWICE = [case for case in ALL if "7x37" in case.name or "2x3x4x5" in case.name]
+COMPILED = [case for case in ALL if case.name.endswith(("everything-7x37", "plain-2x5x21"))]

@@ -1,4 +1,4 @@
-"""What the tests share: backends and devices of this machine, tolerances, seeds, a comparison that says what differs."""
+"""What the tests share: backends and devices of this machine, tolerances, seeds, a comparison."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, what: str
     assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
     actual, expected = actual.detach().double().cpu(), expected.detach().double().cpu()
     finite = expected.isfinite()
-    torch.testing.assert_close(actual[~finite], expected[~finite], rtol=0, atol=0, equal_nan=True, msg=f"{what}: nonfinite")
+    torch.testing.assert_close(
+        actual[~finite], expected[~finite], rtol=0, atol=0, equal_nan=True, msg=f"{what}: nonfinite"
+    )
     scale = max(expected[finite].abs().max().item(), torch.finfo(dtype).tiny) if finite.any() else 1.0
     torch.testing.assert_close(
         actual[finite],

@@ -77,7 +77,7 @@ def install_packages() -> None:
         return
     print(f"setup: installing {', '.join(wanted)}")
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # torch first and from where its CPU build is, if this machine knows no such file: the default is a CUDA build of GBs
+    # torch first, and with the index of its CPU builds: the default on Linux is a CUDA build of several GB
     try:
         if "torch" in wanted:
             torch = [*pip, PINS["torch"], PINS["numpy"]]

@@ -1,5 +1,6 @@
-// Which of the builds of the CPU kernels (csrc/cpu/vector.h) this process uses: the best that the processor runs, or, for
-// tests and for comparisons, the one that the environment variable FASTLOSS_CPU_CAPABILITY names, if it is no better.
+// Which of the builds of the CPU kernels (csrc/cpu/vector.h) this process uses: the best that the processor runs, or,
+// for tests and for comparisons, the one that the environment variable FASTLOSS_CPU_CAPABILITY names, if it is no
+// better.
 #pragma once
 #include <stdlib.h>
 #include <string.h>
@@ -34,9 +35,9 @@ inline InstructionSet instruction_set() {
 
 // The entry of the process's instruction set in a table that every build of a kernel file defines.
 #if defined(__x86_64__)
-#define FASTLOSS_FOR_THIS_CPU(table)                                                       \
-  (::fastloss::instruction_set() == ::fastloss::InstructionSet::avx512 ? avx512::table     \
-   : ::fastloss::instruction_set() == ::fastloss::InstructionSet::avx2 ? avx2::table       \
+#define FASTLOSS_FOR_THIS_CPU(table)                                                   \
+  (::fastloss::instruction_set() == ::fastloss::InstructionSet::avx512 ? avx512::table \
+   : ::fastloss::instruction_set() == ::fastloss::InstructionSet::avx2 ? avx2::table   \
                                                                        : baseline::table)
 #else
 #define FASTLOSS_FOR_THIS_CPU(table) (baseline::table)

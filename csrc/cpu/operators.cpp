@@ -51,9 +51,9 @@ Tensor allocate(std::vector<int64_t> sizes, ScalarType type) {
     numel *= sizes[i];
   }
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(),
-                                                         torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      int64_t(sizes.size()), sizes.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)), aoti_torch_device_type_cpu(), 0, &handle));
   Tensor tensor(handle);
 #ifdef MADV_HUGEPAGE
   const uintptr_t page = 2u << 20;
@@ -138,8 +138,7 @@ struct Call {
     if (tasks <= grain)
       k.run(problem, 0, tasks);
     else
-      torch::stable::parallel_for(0, tasks, grain,
-                                  [&](int64_t begin, int64_t end) { k.run(problem, begin, end); });
+      torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) { k.run(problem, begin, end); });
   }
 
   // Runs, and reduces the losses of the rows in their order, in double.

@@ -1,11 +1,12 @@
 // The row skeleton on the CPU: softmax losses over rows of logits. It knows no loss; see csrc/losses/row.h.
 //
-// A row that is read from memory stays in the core's cache until its gradient is written, so memory sees one read of the
-// logits and one write of the gradient, whatever the number of passes below:
+// A row that is read from memory stays in the core's cache until its gradient is written, so memory sees one read of
+// the logits and one write of the gradient, whatever the number of passes below:
 //   1. statistics, 8 KB at a time: z and the chunk's maximum, then the sum of exp(z - max) and the sums over the dense
 //      part of the target; the running sums are rescaled when the maximum grows;
 //   2. the loss of the row (scalar);
-//   3. the gradient, from the logits once more.
+//   3. the gradient: from the exponentials of step 1, kept in the gradient's own memory or in a row of scratch, or, where
+//      it needs the logits too (softcap) or the statistics are given (backward), from the logits.
 // Lane sums are added to doubles after every chunk: one fp32 sum over 128k classes would lose three digits.
 #include "row.h"
 
@@ -21,8 +22,8 @@ namespace fastloss {
 namespace FASTLOSS_ISA {
 namespace {
 
-// A hot loop is a function of its own: inlined into its caller, it would share the registers with everything else there
-// and reload its constants from the stack in every iteration (measured: 1.6 times slower).
+// A hot loop is a function of its own: inlined into its caller, GCC keeps the caller's values in registers and reloads
+// the constants of the loop in every iteration.
 #define FASTLOSS_LOOP __attribute__((noinline))
 
 constexpr int64_t kChunk = 2048;  // elements; 8 KB of floats, a quarter of the first-level cache
@@ -194,8 +195,8 @@ struct RowTask {
     if (p.state_known) {
       double mass = 0;
       if (Dense)
-        S::for_each(C, [&](int64_t c, int count)
-                           __attribute__((always_inline)) { mass += S::sum(dense_mass(t, c, count)); });
+        S::for_each(
+            C, [&](int64_t c, int count) __attribute__((always_inline)) { mass += S::sum(dense_mass(t, c, count)); });
       sums = {max_rows[row], log_sum_rows[row], A(mass), A(0), A(1)};
       inverse_sum = S::exp(-sums.log_sum);
     } else {

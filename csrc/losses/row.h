@@ -1,8 +1,8 @@
 // The mathematics of the losses over one row of logits (softmax over the classes), once, for the CPU and for CUDA.
 //
 // A row loss is a struct whose fields are its hyper-parameters. The skeletons (csrc/cpu/row.cpp, csrc/cuda/row.cu) know
-// no loss; they walk over a row x_0 .. x_{C-1} and call, with A the accumulator (float, or double for double logits) and
-// V either A or a vector of A:
+// no loss; they walk over a row x_0 .. x_{C-1} and call, with A the accumulator (float, or double for double logits)
+// and V either A or a vector of A:
 //
 //   V logit(V x)                 z_j, the logit that enters the softmax
 //   V slope(V z)                 dz_j/dx_j, as a function of z_j
@@ -16,7 +16,8 @@
 //
 //   dloss/dx_j = slope(z_j) * (softmax_coefficient * softmax(z)_j - q_j).
 //
-// `weight` is the class weight (1 where there is none), `target` the probability of a soft target (0 for an index target).
+// `weight` is the class weight (1 where there is none), `target` the probability of a soft target (0 for an index
+// target).
 #pragma once
 #include <string.h>
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastloss import ops
 from fastloss.dispatch import fused
 from fastloss.lowering import Parameter
 
@@ -89,20 +90,21 @@ def cross_entropy(
     """
     if z_loss < 0 or (softcap is not None and softcap < 0):
         raise ValueError(f"z_loss and softcap must not be negative, got {z_loss} and {softcap}")
+    tempered = isinstance(temperature, Tensor) or temperature != 1.0
     if not isinstance(temperature, Tensor) and temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
+    if (softcap or tempered or z_loss) and ops.autocast_applies(input):
         input = input.float()  # as autocast does with torch's own cross_entropy, here before the extras
         weight = weight if weight is None else weight.float()
     if softcap:
         input = softcap * torch.tanh(input / softcap)
-    if isinstance(temperature, Tensor) or temperature != 1.0:
+    if tempered:
         input = input / temperature
     if not z_loss:
         return F.cross_entropy(input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing)
 
     if size_average is not None or reduce is not None:
-        reduction = F._Reduction.legacy_get_string(size_average, reduce)
+        reduction = torch.nn._reduction.legacy_get_string(size_average, reduce)
     rows = F.cross_entropy(
         input, target, weight, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
     )
