@@ -47,7 +47,10 @@ def cxx() -> str | None:
 def cuda_home() -> Path | None:
     nvcc = shutil.which("nvcc")
     candidates = [os.environ.get("CUDA_HOME"), nvcc and Path(os.path.realpath(nvcc)).parent.parent, "/usr/local/cuda"]
-    return next((Path(c) for c in candidates if c and (Path(c) / "bin" / "nvcc").exists()), None)
+    for home in (Path(c) for c in candidates if c):
+        if (home / "bin" / "nvcc").exists() and (home / "include" / "cuda_runtime_api.h").exists():
+            return home
+    return None
 
 
 def architectures() -> list[str]:
@@ -90,8 +93,13 @@ class Ninja:
         self.directory = directory
         self.lines = [
             f"cxx = {cxx()}",
+            f"nvcc = {(cuda_home() or Path('/')) / 'bin' / 'nvcc'}",
             "rule compile",
             "  command = $cxx -MMD -MF $out.d $flags -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            "rule nvcc",
+            "  command = $nvcc -MD -MF $out.d $flags -c $in -o $out",
             "  depfile = $out.d",
             "  deps = gcc",
             "rule link",
@@ -103,8 +111,10 @@ class Ninja:
         self.lines += [f"build {out}: {rule} {source}", f"  flags = {flags}"]
         return out
 
-    def link(self, out: Path, objects: list[str], flags: str) -> None:
-        self.lines += [f"build {out}: link {' '.join(objects)}", f"  flags = {flags}"]
+    def link(self, out: Path | str, objects: list[str], flags: str, after: list[str] | None = None) -> str:
+        order = f" | {' '.join(after)}" if after else ""
+        self.lines += [f"build {out}: link {' '.join(objects)}{order}", f"  flags = {flags}"]
+        return str(out)
 
     def run(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -115,6 +125,14 @@ class Ninja:
 
 def ninja_command() -> list[str]:
     return ["ninja"] if shutil.which("ninja") else [sys.executable, "-m", "ninja"]
+
+
+def torch_cuda_stub(build: Ninja) -> str:
+    """A stand-in for torch's CUDA library where this torch has none: only its soname and one symbol are linked to."""
+    build.directory.mkdir(parents=True, exist_ok=True)
+    source = build.directory / "torch_cuda_stub.cpp"
+    source.write_text('extern "C" int aoti_torch_get_current_cuda_stream(int, void**) { return 1; }\n')
+    return build.link("libtorch_cuda.so", [build.object(source, "-fPIC")], "-Wl,-soname,libtorch_cuda.so")
 
 
 class BuildBinaries(build_ext):
@@ -155,8 +173,23 @@ class BuildBinaries(build_ext):
                 objects += self.per_instruction_set(build, csrc / "cpu" / "row.cpp")
                 build.link(out, objects, f"-L{torch_root / 'lib'} -ltorch_cpu -lc10")
             else:
-                self.cuda(build, out, csrc / "cuda", torch_root, torch_include)
+                self.cuda(build, out, torch_root)
         build.run()
+
+    @staticmethod
+    def cuda(build: Ninja, out: Path, torch_root: Path) -> None:
+        home = cuda_home()
+        assert home is not None
+        source, library = ROOT / "csrc" / "cuda", torch_root / "lib"
+        include = f"-isystem {torch_root / 'include'} -isystem {home / 'include'}"
+        glue = build.object(source / "launch.cpp", f"{CXX_FLAGS} -DUSE_CUDA {STABLE_ABI} {include}")
+        kernel_flags = f"-O3 -std=c++17 -Xcompiler -fPIC,-fvisibility=hidden {' '.join(architectures())}"
+        objects = [build.object(file, kernel_flags, rule="nvcc") for file in sorted(source.glob("*.cu"))]
+        runtime = f"-L{home / 'lib64'} -lcudart_static -lpthread -ldl -lrt"
+        torch_libraries = f"-Wl,--no-as-needed -L{library} -ltorch_cpu -lc10"
+        stub = [] if (library / "libtorch_cuda.so").exists() else [torch_cuda_stub(build)]
+        torch_cuda = f"-L{build.directory if stub else library} -ltorch_cuda"
+        build.link(out, [glue, *objects], f"{torch_libraries} {torch_cuda} {runtime}", after=stub)
 
     @staticmethod
     def per_instruction_set(build: Ninja, source: Path) -> list[str]:

@@ -112,7 +112,7 @@ def unavailable(name: str, device: str) -> str | None:
     """Why backend `name` cannot compute on tensors of a device type; None: it can."""
     interpreted = name == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     if device not in _DEVICES[name] and not interpreted:
-        return f"backend {name!r} does not compute on {device} tensors"
+        return f"it does not compute on {device} tensors"
     return ops.UNAVAILABLE[name]
 
 

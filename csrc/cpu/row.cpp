@@ -5,7 +5,8 @@
 //   1. statistics, 8 KB at a time: z and the chunk's maximum, then the sum of exp(z - max) and the sums over the dense
 //      part of the target; the running sums are rescaled when the maximum grows;
 //   2. the loss of the row (scalar);
-//   3. the gradient: from the exponentials of step 1, kept in the gradient's own memory or in a row of scratch, or, where
+//   3. the gradient: from the exponentials of step 1, kept in the gradient's own memory or in a row of scratch, or,
+//   where
 //      it needs the logits too (softcap) or the statistics are given (backward), from the logits.
 // Lane sums are added to doubles after every chunk: one fp32 sum over 128k classes would lose three digits.
 #include "row.h"
@@ -62,21 +63,42 @@ struct RowTask {
     return p.row_factor ? factor * static_cast<const A*>(p.row_factor)[row] : factor;
   }
   FASTLOSS_INLINE bool ignored(int64_t row) const { return !soft && p.index_target[row] == p.ignore_index; }
-  FASTLOSS_INLINE void store_ignored(int64_t row) const {
+  FASTLOSS_INLINE const T* logits_of(int64_t row) const {
+    return static_cast<const T*>(p.logits.data) + row * p.logits.outer;
+  }
+  FASTLOSS_INLINE const T* soft_target_of(int64_t row) const {
+    return soft ? static_cast<const T*>(p.soft_target.data) + row * p.soft_target.outer : nullptr;
+  }
+  FASTLOSS_INLINE T* gradient_of(int64_t row) const {
+    return p.gradient.data ? static_cast<T*>(p.gradient.data) + row * p.gradient.outer : nullptr;
+  }
+  FASTLOSS_INLINE void store_ignored(int64_t row, T* contiguous_gradient) const {
     if (loss_rows) loss_rows[row] = A(0);
     if (max_rows && !p.state_known) max_rows[row] = log_sum_rows[row] = A(0);
+    if (contiguous_gradient) memset(contiguous_gradient, 0, size_t(C) * sizeof(T));
   }
-  // Adds the index target's share to the sums, stores loss and state, returns the softmax's coefficient.
-  FASTLOSS_INLINE A finish(int64_t row, RowSums<A>& sums, A index_mass, A target_logit) const {
-    sums.mass += index_mass;
-    if (index_mass != A(0)) sums.linear += index_mass * (target_logit - sums.max);
+
+  struct Scales {
+    A all;      // of the gradient of this row
+    A softmax;  // of exp(z - max): the softmax's coefficient and sum, and `all`
+  };
+
+  // Adds an index target's share to the sums, stores loss and state.
+  FASTLOSS_INLINE Scales finish(int64_t row, RowSums<A>& sums, A z_y, A inverse_sum) const {
+    if (!soft) {
+      sums.weight = class_weight(p.index_target[row]);
+      const A index_mass = loss.index_mass(sums.weight);
+      sums.mass += index_mass;
+      if (index_mass != A(0)) sums.linear += index_mass * (z_y - sums.max);
+    }
     RowResult<A> result = loss.finish(sums);
     if (loss_rows) loss_rows[row] = result.loss;
     if (max_rows && !p.state_known) {
       max_rows[row] = sums.max;
       log_sum_rows[row] = sums.log_sum;
     }
-    return result.softmax_coefficient;
+    const A scale = gradient_factor(row);
+    return {scale, result.softmax_coefficient * scale * inverse_sum};
   }
   FASTLOSS_INLINE A class_weight(int64_t c) const { return weight ? weight[c] : A(1); }
   FASTLOSS_INLINE V dlogit(V z, V softmax, V scaled_mass) const { return loss.slope(z) * (softmax - scaled_mass); }
@@ -142,25 +164,24 @@ struct RowTask {
 
   // scale * (coefficient softmax - q) slope, the exponentials taken once more
   template <bool Dense>
-  FASTLOSS_LOOP void gradient(const T* x, const T* t, T* out, A max, A softmax_scale, A scale) const {
+  FASTLOSS_LOOP void gradient(const T* x, const T* t, T* out, A max, Scales scales) const {
     const Loss f = loss;
     S::for_each(C, [=](int64_t c, int count) __attribute__((always_inline)) {
       V z = f.logit(S::get(x + c, count, A(0)));
-      V scaled_mass = Dense ? dense_mass(t, c, count) * scale : V{};
-      S::put(out + c, f.slope(z) * (S::exp(z - max) * softmax_scale - scaled_mass), count);
+      V scaled_mass = Dense ? dense_mass(t, c, count) * scales.all : V{};
+      S::put(out + c, f.slope(z) * (S::exp(z - max) * scales.softmax - scaled_mass), count);
     });
   }
 
-  // the same from the exponentials that statistics() kept
+  // The same from kept exponentials. `shifts`: what statistics() subtracted from the logits, a chunk each; null: max.
   template <bool Dense>
-  FASTLOSS_LOOP void gradient_of_kept(const A* kept, const A* shifts, const T* t, T* out, A max, A softmax_scale,
-                                      A scale) const {
+  FASTLOSS_LOOP void gradient_of_kept(const A* kept, const A* shifts, const T* t, T* out, A max, Scales scales) const {
     const A slope = loss.slope(A(0));
-    const A mass_scale = scale * slope;
+    const A mass_scale = scales.all * slope;
     for (int64_t start = 0; start < C; start += kChunk) {
       const int64_t size = C - start < kChunk ? C - start : kChunk;
-      const A shift = shifts[start / kChunk];
-      const A factor = softmax_scale * slope * (shift == max ? A(1) : S::exp(shift - max));
+      const A shift = shifts ? shifts[start / kChunk] : max;
+      const A factor = scales.softmax * slope * (shift == max ? A(1) : S::exp(shift - max));
       S::for_each(size, [=](int64_t c, int count) __attribute__((always_inline)) {
         V softmax = S::get(kept + start + c, count, A(0)) * factor;
         S::put(out + start + c, Dense ? softmax - dense_mass(t, start + c, count) * mass_scale : softmax, count);
@@ -168,27 +189,30 @@ struct RowTask {
     }
   }
 
-  // `kept`: room for C exponentials and the chunks' shifts behind them, or null if they cannot be of use
+  // writes the element of an index target, which has a mass of its own
+  template <bool Dense>
+  FASTLOSS_INLINE void subtract_target(T* out, int64_t y, A z_y, const RowSums<A>& sums, Scales scales) const {
+    const A mass = loss.index_mass(sums.weight) + (Dense ? loss.mass(sums.weight, A(0)) : A(0));
+    const A softmax = scales.softmax * S::exp(z_y - sums.max);
+    S::put(out + y, V{} + loss.slope(z_y) * (softmax - scales.all * mass), 1);
+  }
+
+  // One row. `scratch`: room for the chunks' shifts and, where the gradient has another type than the accumulator, for
+  // C exponentials; null if they cannot be of use.
   template <bool Dense>
   void one_row(int64_t row, A* scratch) const {
-    const T* x = static_cast<const T*>(p.logits.data) + row * p.logits.outer;
-    const T* t = soft ? static_cast<const T*>(p.soft_target.data) + row * p.soft_target.outer : nullptr;
-    T* out = p.gradient.data ? static_cast<T*>(p.gradient.data) + row * p.gradient.outer : nullptr;
-    if (ignored(row)) {
-      store_ignored(row);
-      if (out) memset(out, 0, size_t(C) * sizeof(T));
-      return;
-    }
+    const T* x = logits_of(row);
+    const T* t = soft_target_of(row);
+    T* out = gradient_of(row);
+    if (ignored(row)) return store_ignored(row, out);
     const int64_t y = soft ? 0 : p.index_target[row];
     const A z_y = soft ? A(0) : loss.logit(S::scalar(x + y));  // read first: the row may be overwritten
     A *kept = nullptr, *shifts = scratch;
-    if (scratch) {
-      if constexpr (std::is_same_v<T, A>) {
-        kept = out;
-      } else {
-        kept = scratch;
-        shifts = scratch + C;
-      }
+    if constexpr (std::is_same_v<T, A>) {
+      if (scratch) kept = out;
+    } else if (scratch) {
+      kept = scratch;
+      shifts = scratch + C;
     }
     RowSums<A> sums{};
     A inverse_sum;
@@ -203,19 +227,77 @@ struct RowTask {
       inverse_sum = A(1.0 / (kept ? statistics<Dense, true>(x, t, kept, shifts, sums)
                                   : statistics<Dense, false>(x, t, nullptr, nullptr, sums)));
     }
-    if (!soft) sums.weight = class_weight(y);
-    const A index_mass = soft ? A(0) : loss.index_mass(sums.weight);
-    const A coefficient = finish(row, sums, index_mass, z_y);
+    const Scales scales = finish(row, sums, z_y, inverse_sum);
     if (!out) return;
-    const A scale = gradient_factor(row);
-    const A softmax_scale = coefficient * scale * inverse_sum;
     if (kept)
-      gradient_of_kept<Dense>(kept, shifts, t, out, sums.max, softmax_scale, scale);
+      gradient_of_kept<Dense>(kept, shifts, t, out, sums.max, scales);
     else
-      gradient<Dense>(x, t, out, sums.max, softmax_scale, scale);
-    if (soft) return;
-    const A mass = index_mass + (Dense ? loss.mass(sums.weight, A(0)) : A(0));
-    S::put(out + y, V{} + loss.slope(z_y) * (softmax_scale * S::exp(z_y - sums.max) - scale * mass), 1);
+      gradient<Dense>(x, t, out, sums.max, scales);
+    if (!soft) subtract_target<Dense>(out, y, z_y, sums, scales);
+  }
+
+  // Rows of at most kChunk classes, some at a time and stage by stage. The stages of one row wait for each other; those
+  // of neighbouring rows do not, and side by side they fit into the processor's window.
+  static constexpr int kBlock = 16;
+  static_assert(kBlock % S::lanes == 0);
+
+  template <bool Dense>
+  FASTLOSS_LOOP void short_rows(int64_t first, int rows) const {
+    const Loss f = loss;
+    alignas(64) A z[kChunk];  // the rows' logits, later their exponentials, padded to whole vectors
+    alignas(64) A sum[kBlock] = {}, log_sum[kBlock];
+    RowSums<A> sums[kBlock];
+    A z_y[kBlock];
+    const int64_t padded = (C + S::lanes - 1) / S::lanes * S::lanes;
+    for (int r = 0; r < rows; ++r) {
+      const T* x = logits_of(first + r);
+      V most = V{} - infinity;
+      S::for_each(C, [&](int64_t c, int count) __attribute__((always_inline)) {
+        V logit = S::first(count, f.logit(S::get(x + c, count, A(0))), V{} - infinity);
+        most = (logit > most) ? logit : most;
+        S::put(z + r * padded + c, logit, S::lanes);
+      });
+      sums[r].max = S::max(most);
+      z_y[r] = soft || ignored(first + r) ? A(0) : f.logit(S::scalar(x + p.index_target[first + r]));
+    }
+    for (int r = 0; r < rows; ++r) {
+      const T* t = soft_target_of(first + r);
+      const A shift = sums[r].max == -infinity ? A(0) : sums[r].max;  // -inf - -inf is NaN
+      V row_sum{}, mass{}, linear{};
+      S::for_each(C, [&](int64_t c, int count) __attribute__((always_inline)) {
+        A* at = z + r * padded + c;
+        V from_max = S::get(at, S::lanes, A(0)) - shift;
+        V e = S::exp(from_max);
+        row_sum += e;
+        S::put(at, e, S::lanes);
+        if (Dense) {
+          V q = dense_mass(t, c, count);
+          mass += q;
+          linear += q * S::first(count, from_max, V{});
+        }
+      });
+      sum[r] = A(S::sum(row_sum));
+      sums[r].mass = Dense ? A(S::sum(mass)) : A(0);
+      sums[r].linear = Dense ? A(S::sum(linear)) : A(0);
+      sums[r].weight = A(1);
+    }
+    for (int r = 0; r < rows; r += S::lanes) S::put(log_sum + r, S::log(S::get(sum + r, S::lanes, A(0))), S::lanes);
+    for (int r = 0; r < rows; ++r) {
+      const int64_t row = first + r;
+      T* out = gradient_of(row);
+      if (ignored(row)) {
+        store_ignored(row, out);
+        continue;
+      }
+      sums[r].log_sum = log_sum[r];
+      const Scales scales = finish(row, sums[r], z_y[r], A(1) / sum[r]);
+      if (!out) continue;
+      if (f.linear())
+        gradient_of_kept<Dense>(z + r * padded, nullptr, soft_target_of(row), out, sums[r].max, scales);
+      else
+        gradient<Dense>(logits_of(row), soft_target_of(row), out, sums[r].max, scales);
+      if (!soft) subtract_target<Dense>(out, p.index_target[row], z_y[r], sums[r], scales);
+    }
   }
 
   // ---------------------------------------------------------------- columns: (outer, C, inner), inner contiguous
@@ -290,21 +372,15 @@ struct RowTask {
       for (int i = 0; i < g.count[k]; ++i) {
         const int64_t r = row + k * S::lanes + i;
         if (!S::lane(g.live[k], i)) {
-          store_ignored(r);
+          store_ignored(r, nullptr);
           continue;
         }
         RowSums<A> sums{S::lane(g.max[k], i), p.state_known ? log_sum_rows[r] : S::log(S::lane(sum[k], i)),
                         S::lane(mass[k], i), S::lane(linear[k], i), A(1)};
-        A index_mass = A(0);
-        if (!soft) {
-          sums.weight = class_weight(p.index_target[r]);
-          index_mass = loss.index_mass(sums.weight);
-        }
-        const A scale = gradient_factor(r);
-        const A coefficient = finish(r, sums, index_mass, S::lane(z_y[k], i));
-        S::set(g.softmax_scale[k], i, coefficient * scale * S::exp(-sums.log_sum));
-        S::set(g.index_mass[k], i, index_mass * scale);
-        S::set(g.scale[k], i, scale);
+        const Scales scales = finish(r, sums, S::lane(z_y[k], i), S::exp(-sums.log_sum));
+        if (!soft) S::set(g.index_mass[k], i, loss.index_mass(sums.weight) * scales.all);
+        S::set(g.softmax_scale[k], i, scales.softmax);
+        S::set(g.scale[k], i, scales.all);
       }
     }
     if (!out) return;
@@ -328,14 +404,18 @@ struct RowTask {
         columns<Dense>(task / column_tasks(), task % column_tasks() * kGroup * S::lanes);
       return;
     }
-    // What the gradient can take over from the statistics: exponentials, in the gradient's own memory if its type is
-    // the accumulator's, else in a row of scratch.
+    if (C <= kChunk && !p.state_known) {
+      const int64_t padded = (C + S::lanes - 1) / S::lanes * S::lanes;
+      const int64_t block = kChunk / padded < kBlock ? kChunk / padded : kBlock;
+      for (int64_t row = begin; row < end; row += block)
+        short_rows<Dense>(row, int(end - row < block ? end - row : block));
+      return;
+    }
     const bool keep = p.gradient.data && !p.state_known && loss.linear();
     const size_t size = size_t((C + kChunk - 1) / kChunk + (std::is_same_v<T, A> ? 0 : C));
-    alignas(64) A small[kChunk + 1];
-    A* scratch = !keep ? nullptr : size <= kChunk + 1 ? small : static_cast<A*>(malloc(size * sizeof(A)));
+    A* scratch = keep ? static_cast<A*>(malloc(size * sizeof(A))) : nullptr;
     for (int64_t row = begin; row < end; ++row) one_row<Dense>(row, scratch);
-    if (scratch != small) free(scratch);
+    free(scratch);
   }
   void run(int64_t begin, int64_t end) const { loss.dense(soft) ? run<true>(begin, end) : run<false>(begin, end); }
 };

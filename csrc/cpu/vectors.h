@@ -44,6 +44,7 @@ struct Vectors<float> {
   static FASTLOSS_INLINE V exp(V x) { return exp_nonpositive(x); }  // x <= 0
   // one value by the vector code: libm's would flush the upper halves of the registers and take longer than a row
   static FASTLOSS_INLINE float exp(float x) { return exp_nonpositive(floats(x))[0]; }
+  static FASTLOSS_INLINE V log(V x) { return math::log(x); }
   static FASTLOSS_INLINE float log(double x) { return math::log(floats(float(x)))[0]; }
   static FASTLOSS_INLINE float max(V v) { return largest(v); }
   static FASTLOSS_INLINE double sum(V v) { return total(v); }
