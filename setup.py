@@ -10,6 +10,7 @@ Environment:
     MAX_JOBS              parallel compilers
     TORCH_CUDA_ARCH_LIST  GPU architectures, default "8.0;9.0;10.0+PTX"; no GPU is needed to build for one
     CXX, CUDA_HOME        tools, if they are not on the PATH
+    CXXFLAGS, LDFLAGS     added to ours, e.g. for a sanitizer
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 # or floating-point exceptions. Never -ffast-math: NaN and infinity are part of the contract.
 CXX_FLAGS = (
     "-O3 -std=c++17 -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math "
-    "-Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized -Wno-unknown-warning-option"
-)
+    "-Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized -Wno-unknown-warning-option "
+) + os.environ.get("CXXFLAGS", "")
 INSTRUCTION_SETS = {"baseline": ""}
 if X86:
     INSTRUCTION_SETS["avx2"] = "-mavx2 -mfma -mf16c"
@@ -103,7 +104,7 @@ class Ninja:
             "  depfile = $out.d",
             "  deps = gcc",
             "rule link",
-            "  command = $cxx -shared $in -o $out $flags",
+            f"  command = $cxx -shared $in -o $out $flags {os.environ.get('LDFLAGS', '')}",
         ]
 
     def object(self, source: Path, flags: str, tag: str = "", rule: str = "compile") -> str:
@@ -148,8 +149,9 @@ class BuildBinaries(build_ext):
         import torch
 
         torch_root = Path(torch.__file__).parent
+        custom = "CXXFLAGS" in os.environ or "LDFLAGS" in os.environ  # objects of their own
         torch_include = f"-isystem {torch_root / 'include'}"
-        build = Ninja(ROOT / "build" / f"ninja-{sysconfig.get_config_var('SOABI')}")
+        build = Ninja(ROOT / "build" / f"ninja-{sysconfig.get_config_var('SOABI')}{'-custom' if custom else ''}")
         csrc = ROOT / "csrc"
 
         for extension in self.extensions:

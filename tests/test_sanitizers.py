@@ -1,0 +1,93 @@
+"""The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, over the case table."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import BACKENDS, SEED
+
+ROOT = Path(__file__).resolve().parent.parent
+TREE = ROOT / "build" / "sanitized"
+
+
+def runtime(name: str) -> str | None:
+    """Path of a sanitizer's runtime library of g++, or None."""
+    if shutil.which("g++") is None:
+        return None
+    path = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+    return path if os.path.isabs(path) else None
+
+
+RUNTIMES = [runtime("libasan.so"), runtime("libubsan.so")]
+
+# What the sanitizers should see: every path of the kernels on every layout; values are checked on the way.
+LAWS = "(kernels_agree and not float64) or layouts or special_values or inplace_overwrites"
+
+
+# A weight vector that is one class short: the operators trust fastloss.lowering to have checked it.
+PLANTED = """
+import torch, fastloss
+assert "sanitized" in fastloss.__file__, fastloss.__file__
+x, y = torch.randn(4, 40), torch.full((4,), 39)
+torch.ops.fastloss.row_forward(x, y, torch.ones(39), "cross_entropy", [0.0, 0.0, 0.0, 1.0], -100, 1)
+"""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(None in RUNTIMES, reason="g++ has no AddressSanitizer runtime here"),
+    pytest.mark.skipif(("cpu", "cpu") not in BACKENDS, reason="no CPU kernels"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sanitized_build():
+    flags = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+    build = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build", "--build-lib", str(TREE)],
+        cwd=ROOT,
+        env={**os.environ, "FASTLOSS_BUILD": "cpu", "CXX": "g++", "CXXFLAGS": flags, "LDFLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    assert build.returncode == 0, build.stdout[-2000:] + build.stderr[-2000:]
+
+
+def sanitized(*arguments: str, instruction_set: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {
+        "PYTHONPATH": str(TREE),
+        "LD_PRELOAD": " ".join(str(path) for path in RUNTIMES),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "FASTLOSS_CPU_CAPABILITY": instruction_set,
+        "FASTLOSS_TEST_SEED": str(SEED),
+    }
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT / "tests",
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_sanitizer_notices():
+    result = sanitized("-c", PLANTED)
+    assert result.returncode != 0
+    assert "AddressSanitizer: heap-buffer-overflow" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("instruction_set", ["", "baseline"], ids=["best", "baseline"])
+def test_kernels_under_sanitizers(instruction_set):
+    files = ["test_laws.py", "test_cross_entropy.py"]
+    result = sanitized(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", LAWS, instruction_set=instruction_set
+    )
+    report = result.stdout[-1500:] + result.stderr[-4000:]
+    assert result.returncode == 0, report
+    assert "runtime error" not in result.stderr, report
+    print("sanitized", instruction_set or "best", result.stdout.strip().splitlines()[-1])
