@@ -1,0 +1,72 @@
+// What the torch glue (launch.cpp) and the emulator's tests know of the kernels: plain structs and C functions.
+#pragma once
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum FastlossDtype { FASTLOSS_FLOAT32, FASTLOSS_FLOAT64, FASTLOSS_FLOAT16, FASTLOSS_BFLOAT16 };
+
+enum FastlossReduction { FASTLOSS_NONE, FASTLOSS_MEAN, FASTLOSS_SUM };
+
+// Results of the functions below: 0, a CUDA error code (positive), or one of these.
+enum FastlossStatus {
+  FASTLOSS_UNKNOWN_LOSS = -1,
+  FASTLOSS_WRONG_PARAMETERS = -2,
+  FASTLOSS_UNKNOWN_DTYPE = -3,
+  FASTLOSS_TOO_MANY_CLASSES = -4,
+};
+
+// What the launchers ask of the device; the tests describe devices of their own.
+struct FastlossDevice {
+  int arch;              // 80, 90, 100 ...
+  int processors;        // streaming multiprocessors
+  int shared_per_block;  // bytes a block may have after opting in
+  int shared_per_processor;
+  void* stream;
+};
+
+// Element (n, c, d) of an (N, C, D) tensor is at data[n * outer + c * step + d]; (rows, C) is (N, C, 1) with step 1.
+struct FastlossMatrix {
+  void* data;
+  long long outer;
+  long long step;
+};
+
+// One call of a row operator. Pointers are device memory; "A" is float64 for float64 logits and float32 otherwise.
+// Row r of the N * D rows is n = r / D, d = r % D.
+struct FastlossRowCall {
+  const char* loss;          // name of the functor
+  const double* parameters;  // (parameter_count,) on the host
+  int parameter_count;
+  int dtype;
+  int reduction;
+  int soft;  // is the target a distribution, of the logits' shape and dtype, instead of int64 (rows,)?
+  long long rows, classes, inner;  // N * D, C, D
+  long long ignore_index;
+  struct FastlossMatrix logits;
+  struct FastlossMatrix target;
+  struct FastlossMatrix gradient;  // data == null: no gradient. May be the logits themselves.
+  const void* weight;              // (C,) of A, or null
+  const void* loss_gradient;       // (rows,) of A: backward only
+  void* state;                     // (2, rows) of A: max z and log sum exp(z - max); forward may have null
+  void* row_loss;                  // (rows,) of A
+  void* reduced_loss;              // () of A, unless reduction is none
+  double* scratch;                 // (FASTLOSS_ROW_SCRATCH,), unless reduction is none
+};
+
+enum { FASTLOSS_REDUCTION_BLOCKS = 1024, FASTLOSS_ROW_SCRATCH = 1 + FASTLOSS_REDUCTION_BLOCKS };
+
+// Losses, and the gradient of the reduced loss if gradient.data is not null.
+int fastloss_row_forward(const struct FastlossRowCall* call, const struct FastlossDevice* device);
+
+// Gradient from the state of an earlier forward.
+int fastloss_row_backward(const struct FastlossRowCall* call, const struct FastlossDevice* device);
+
+// data *= *factor for the elements of an (N, C, D) tensor; factor is of A. Touches nothing if *factor is exactly 1.
+int fastloss_scale(int dtype, struct FastlossMatrix matrix, long long outer_size, long long classes, long long inner,
+                   const void* factor, const struct FastlossDevice* device);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif

@@ -1,0 +1,176 @@
+// The CUDA implementations of the row operators: shapes, strides and allocations in, raw pointers out. The schemas are
+// defined in Python; torch is used through its stable ABI only, so that one binary serves every torch from 2.10 on.
+//
+// The caller has validated shapes, dtypes and layouts (fastloss/ops.py), and has returned before this if there are no
+// rows or no classes. Nothing here waits for the device.
+#include <cuda_runtime_api.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "api.h"
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+int dtype_code(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return FASTLOSS_FLOAT32;
+    case ScalarType::Double:
+      return FASTLOSS_FLOAT64;
+    case ScalarType::Half:
+      return FASTLOSS_FLOAT16;
+    case ScalarType::BFloat16:
+      return FASTLOSS_BFLOAT16;
+    default:
+      STD_TORCH_CHECK(false, "fastloss: logits must be float64, float32, float16 or bfloat16");
+  }
+}
+
+ScalarType accumulator_type(const Tensor& logits) {
+  return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+void* data_of(const std::optional<Tensor>& tensor) { return tensor.has_value() ? tensor->data_ptr() : nullptr; }
+
+// (N, C, D), or (rows, C), which is N = rows and D = 1. The stride of an axis of length 1 means nothing to torch.
+FastlossMatrix matrix_of(const Tensor& tensor) {
+  STD_TORCH_CHECK(tensor.dim() == 2 || tensor.dim() == 3, "fastloss: expected (rows, C) or (N, C, D)");
+  STD_TORCH_CHECK(tensor.dim() == 2 || tensor.size(2) == 1 || tensor.stride(2) == 1,
+                  "fastloss: the last axis of (N, C, D) must have stride 1");
+  return {tensor.data_ptr(), tensor.stride(0), tensor.size(1) == 1 ? 1 : tensor.stride(1)};
+}
+
+int64_t inner_size(const Tensor& tensor) { return tensor.dim() == 3 ? tensor.size(2) : 1; }
+
+int attribute(cudaDeviceAttr name, int device) {
+  int value = 0;
+  const cudaError_t error = cudaDeviceGetAttribute(&value, name, device);
+  STD_TORCH_CHECK(error == cudaSuccess, "fastloss: ", cudaGetErrorString(error));
+  return value;
+}
+
+FastlossDevice device_of(int index) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor, index);
+  const int minor = attribute(cudaDevAttrComputeCapabilityMinor, index);
+  return {10 * major + minor, attribute(cudaDevAttrMultiProcessorCount, index),
+          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index),
+          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, index), stream};
+}
+
+void check(int status) {
+  if (status == 0) return;
+  const char* message = status > 0                            ? cudaGetErrorString(cudaError_t(status))
+                        : status == FASTLOSS_UNKNOWN_LOSS     ? "no such row loss"
+                        : status == FASTLOSS_WRONG_PARAMETERS ? "wrong number of parameters for this row loss"
+                        : status == FASTLOSS_TOO_MANY_CLASSES ? "more than 2^30 classes"
+                                                              : "unsupported dtype";
+  STD_TORCH_CHECK(false, "fastloss: ", message);
+}
+
+FastlossRowCall row_call(const Tensor& logits, const Tensor& target, const std::optional<Tensor>& weight,
+                         const std::string& loss, const std::vector<double>& parameters, int64_t ignore_index) {
+  FastlossRowCall call = {};
+  call.loss = loss.c_str();
+  call.parameters = parameters.data();
+  call.parameter_count = int(parameters.size());
+  call.dtype = dtype_code(logits);
+  call.soft = target.scalar_type() != ScalarType::Long;
+  call.classes = logits.size(1);
+  call.inner = inner_size(logits);
+  call.rows = logits.size(0) * call.inner;
+  call.ignore_index = ignore_index;
+  call.logits = matrix_of(logits);
+  call.target = call.soft ? matrix_of(target) : FastlossMatrix{target.data_ptr(), 0, 0};
+  call.weight = data_of(weight);
+  return call;
+}
+
+// Losses of all rows, reduced as asked. `call` has its gradient and state already.
+Tensor forward(FastlossRowCall call, const Tensor& logits, int64_t reduction) {
+  const ScalarType accumulator = accumulator_type(logits);
+  const Tensor row_loss = torch::stable::new_empty(logits, {call.rows}, accumulator);
+  call.row_loss = row_loss.data_ptr();
+  call.reduction = int(reduction);
+  const FastlossDevice device = device_of(logits.get_device_index());
+  if (reduction == FASTLOSS_NONE) {
+    check(fastloss_row_forward(&call, &device));
+    return row_loss;
+  }
+  const Tensor reduced = torch::stable::new_empty(logits, {}, accumulator);
+  const Tensor scratch = torch::stable::new_empty(logits, {FASTLOSS_ROW_SCRATCH}, ScalarType::Double);
+  call.reduced_loss = reduced.data_ptr();
+  call.scratch = static_cast<double*>(scratch.data_ptr());
+  check(fastloss_row_forward(&call, &device));
+  return reduced;
+}
+
+std::tuple<Tensor, Tensor> row_forward(Tensor logits, Tensor target, std::optional<Tensor> weight, std::string loss,
+                                       std::vector<double> parameters, int64_t ignore_index, int64_t reduction) {
+  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  FastlossRowCall call = row_call(logits, target, weight, loss, parameters, ignore_index);
+  const Tensor state = torch::stable::new_empty(logits, {2, call.rows}, accumulator_type(logits));
+  call.state = state.data_ptr();
+  return {forward(call, logits, reduction), state};
+}
+
+Tensor row_backward(Tensor grad_loss, Tensor logits, Tensor target, std::optional<Tensor> weight, Tensor state,
+                    std::string loss, std::vector<double> parameters, int64_t ignore_index) {
+  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  FastlossRowCall call = row_call(logits, target, weight, loss, parameters, ignore_index);
+  const Tensor gradient = torch::stable::new_empty(logits, logits.sizes());
+  call.gradient = matrix_of(gradient);
+  call.loss_gradient = grad_loss.data_ptr();
+  call.state = state.data_ptr();
+  const FastlossDevice device = device_of(logits.get_device_index());
+  check(fastloss_row_backward(&call, &device));
+  return gradient;
+}
+
+std::tuple<Tensor, Tensor> row_forward_backward(Tensor logits, Tensor target, std::optional<Tensor> weight,
+                                                std::string loss, std::vector<double> parameters, int64_t ignore_index,
+                                                int64_t reduction) {
+  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  FastlossRowCall call = row_call(logits, target, weight, loss, parameters, ignore_index);
+  const Tensor gradient = torch::stable::new_empty(logits, logits.sizes());
+  call.gradient = matrix_of(gradient);
+  return {forward(call, logits, reduction), gradient};
+}
+
+Tensor row_forward_backward_(Tensor logits, Tensor target, std::optional<Tensor> weight, std::string loss,
+                             std::vector<double> parameters, int64_t ignore_index, int64_t reduction) {
+  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  FastlossRowCall call = row_call(logits, target, weight, loss, parameters, ignore_index);
+  call.gradient = call.logits;
+  return forward(call, logits, reduction);
+}
+
+void scale_(Tensor tensor, Tensor factor) {
+  const torch::stable::accelerator::DeviceGuard guard(tensor.get_device_index());
+  const FastlossDevice device = device_of(tensor.get_device_index());
+  check(fastloss_scale(dtype_code(tensor), matrix_of(tensor), tensor.size(0), tensor.size(1), inner_size(tensor),
+                       factor.data_ptr(), &device));
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastloss, CUDA, m) {
+  m.impl("row_forward", TORCH_BOX(&row_forward));
+  m.impl("row_backward", TORCH_BOX(&row_backward));
+  m.impl("row_forward_backward", TORCH_BOX(&row_forward_backward));
+  m.impl("row_forward_backward_", TORCH_BOX(&row_forward_backward_));
+  m.impl("scale_", TORCH_BOX(&scale_));
+}

@@ -1,0 +1,119 @@
+"""Builds for the tests of csrc/cuda: the kernels on the emulator, one library a lane, and nvcc's objects.
+
+A build is known by the hash of its command and sources, so an unchanged one is found in build/cuda-tests and not made
+again. nvcc's PTX is kept beside its objects. `prefetch` makes builds in the background, two at a time, while the first
+tests run.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+OUTPUT = ROOT / "build" / "cuda-tests"
+CUDA = pathlib.Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+ARCHITECTURES = ("80", "90", "100")
+
+LANE_FLAGS = {
+    "plain": ["-O2"],
+    "asan": ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fsanitize-recover=address"],
+    "tsan": ["-O1", "-fsanitize=thread"],
+}
+EMULATED_FLAGS = [
+    "-std=c++17", "-g1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror",
+    "-Wno-unknown-pragmas",  # #pragma unroll
+    "-Wno-maybe-uninitialized",  # operands that are loaded under the same condition as they are used
+    "-fno-strict-aliasing", "-fno-gnu-unique", f"-I{HERE / 'emulator'}", "-isystem", str(CUDA / "include"),
+]  # fmt: skip
+SOURCES = {
+    "kernels": [ROOT / "csrc/cuda/row.cu", ROOT / "csrc/cuda/scale.cu"],
+    "selftest": [HERE / "kernels/selftest.cu"],
+    "bugs": [HERE / "kernels/bugs.cu"],
+}
+HEADER_FOLDERS = [ROOT / "csrc/cuda", ROOT / "csrc/losses", HERE / "emulator"]
+
+_pool = ThreadPoolExecutor(max_workers=2)
+_lock = threading.Lock()
+_futures: dict[tuple[str, str], Future[pathlib.Path]] = {}
+
+
+def missing_emulator_tools() -> str | None:
+    """Why the emulator cannot be built here, or None."""
+    if shutil.which("g++") is None:
+        return "g++ is not installed"
+    if not (CUDA / "include/cuda_fp16.h").exists():
+        return f"the CUDA toolkit's headers are not in {CUDA / 'include'} (set CUDA_HOME)"
+    return None
+
+
+def nvcc() -> str | None:
+    """Path of nvcc, or None."""
+    candidate = CUDA / "bin/nvcc"
+    return str(candidate) if candidate.exists() else shutil.which("nvcc")
+
+
+@functools.cache
+def _headers() -> bytes:
+    paths = [p for folder in HEADER_FOLDERS for p in sorted(folder.iterdir()) if p.is_file()]
+    return b"".join(p.name.encode() + p.read_bytes() for p in [*paths, ROOT / "csrc/vmath.h"])
+
+
+@functools.cache
+def _version(compiler: str) -> bytes:
+    return subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+
+
+def make(name: str, command: list[str], sources: list[pathlib.Path]) -> pathlib.Path:
+    """The output of `command sources -o output`; its messages are beside it in a file with the suffix .log."""
+    digest = hashlib.sha256(_headers() + _version(command[0]) + " ".join(command).encode())
+    for source in sources:
+        digest.update(source.read_bytes())
+    output = OUTPUT / f"{name}-{digest.hexdigest()[:16]}.so"
+    if output.exists():
+        return output
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    unfinished = output.with_suffix(f".{os.getpid()}")
+    result = subprocess.run([*command, *map(str, sources), "-o", str(unfinished)], capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f"{name} does not build:\n{result.stdout}{result.stderr}"[:8000])
+    output.with_suffix(".log").write_text(result.stdout + result.stderr)
+    unfinished.rename(output)  # atomic: another process may be building the same
+    return output
+
+
+def _build(name: str, lane: str) -> pathlib.Path:
+    if lane in LANE_FLAGS:
+        return make(f"{name}-{lane}", ["g++", "-x", "c++", *EMULATED_FLAGS, *LANE_FLAGS[lane]], SOURCES[name])
+    compiler = nvcc()
+    assert compiler is not None
+    source = {"row": ROOT / "csrc/cuda/row.cu", "scale": ROOT / "csrc/cuda/scale.cu"}[name]
+    intermediate = OUTPUT / f"{name}-sm{lane}-intermediate"
+    intermediate.mkdir(parents=True, exist_ok=True)
+    flags = ["-std=c++17", "-O3", f"-arch=sm_{lane}", "-Xptxas", "-v", "-Xcompiler", "-fPIC", "-c"]
+    keep = ["--keep", "--keep-dir", str(intermediate)]
+    output = make(f"{name}-sm{lane}", [compiler, *flags, *keep], [source])
+    if not output.with_suffix(".ptx").exists():  # just built
+        shutil.copy(intermediate / f"{name}.ptx", output.with_suffix(".ptx"))
+        shutil.rmtree(intermediate)
+    return output
+
+
+def prefetch(name: str, lane: str) -> Future[pathlib.Path]:
+    """Starts a build. `lane` is one of LANE_FLAGS, or of ARCHITECTURES for nvcc's object file."""
+    with _lock:
+        if (name, lane) not in _futures:
+            _futures[name, lane] = _pool.submit(_build, name, lane)
+        return _futures[name, lane]
+
+
+def library(name: str, lane: str) -> pathlib.Path:
+    """Path of a build; waits for it."""
+    return prefetch(name, lane).result()

@@ -1,0 +1,103 @@
+"""nvcc compiles the kernels for every architecture, and ptxas keeps to the registers that their launch bounds plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+
+import cuda_build
+import emulated
+import pytest
+
+pytestmark = [
+    pytest.mark.skipif(cuda_build.nvcc() is None, reason="nvcc is not installed"),
+    pytest.mark.skipif(emulated.LANE != "plain", reason="nvcc's objects have no lanes"),
+]
+REGISTERS_PER_PROCESSOR = 65536
+
+
+@dataclasses.dataclass
+class Kernel:
+    name: str
+    registers: int
+    stack: int
+    spilled: int
+    shared: int
+
+
+def kernels_in(log: str) -> list[Kernel]:
+    """The kernels of a log of `-Xptxas -v`."""
+    pattern = re.compile(
+        r"Compiling entry function '(?P<name>\w+)'.*?"
+        r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
+        r"Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
+        re.DOTALL,
+    )
+    found = list(pattern.finditer(log))
+    names = subprocess.run(
+        ["c++filt"], input="\n".join(m["name"] for m in found), capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    kernels = []
+    for match, name in zip(found, names, strict=True):
+        shared = re.search(r"(\d+) bytes smem", match["rest"])
+        spilled = int(match["stores"]) + int(match["loads"])
+        short = name.partition("(")[0].replace("fastloss::", "").removeprefix("void ")
+        kernels.append(
+            Kernel(short, int(match["registers"]), int(match["stack"]), spilled, int(shared[1]) if shared else 0)
+        )
+    return kernels
+
+
+def register_budget(name: str) -> int:
+    """So many registers that the threads which a processor is to hold have room: see row_team.cuh."""
+    if "double" in name and name.startswith("row_"):
+        return 255
+    if name.startswith("row_"):
+        dense_or_short = "true" in name or "LanesTeam" in name or "strided" in name
+        return REGISTERS_PER_PROCESSOR // (3 * 256 if dense_or_short else 2 * 512)
+    return REGISTERS_PER_PROCESSOR // (2048 if name.startswith("scale") else 1024)
+
+
+@pytest.mark.parametrize(
+    ("source", "architecture"),
+    [
+        pytest.param(source, architecture, marks=pytest.mark.builds(source, architecture))
+        for source in ("row", "scale")
+        for architecture in cuda_build.ARCHITECTURES
+    ],
+)
+def test_registers_and_shared_memory(source: str, architecture: str) -> None:
+    kernels = kernels_in(cuda_build.library(source, architecture).with_suffix(".log").read_text())
+    for kernel in kernels:
+        print(f"sm_{architecture} {kernel.registers:4d} registers {kernel.shared:6d} bytes shared  {kernel.name}")
+    assert len(kernels) >= {"row": 45, "scale": 4}[source]
+    assert [k for k in kernels if k.spilled or k.stack] == []
+    assert [k for k in kernels if k.registers > register_budget(k.name)] == []
+    # plan_block leaves 1 KiB for a block's static arrays; the others may have the 48 KiB that need no opting in.
+    assert [k for k in kernels if k.shared > (1024 if "row_forward" in k.name else 48 * 1024)] == []
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(a, marks=pytest.mark.builds("row", a)) for a in cuda_build.ARCHITECTURES],
+)
+def test_rows_move_in_16_byte_accesses(architecture: str) -> None:
+    """nvcc is free to split what is written as one access; it has split shared loads into single bytes before."""
+    ptx = cuda_build.library("row", architecture).with_suffix(".ptx").read_text()
+    entries = {entry.partition("(")[0]: entry for entry in ptx.split(".visible .entry ")[1:]}
+    cluster = "row_forward_cluster_kernel"
+    with_packs = [cluster, "row_forward_kernel", "row_backward_kernel"]
+    checked = 0
+    for name, body in entries.items():
+        assert not re.search(r"\b(ld|st)\.(local|shared\.[usb]8\b)", body), name
+        if not any(kernel in name for kernel in with_packs) or (cluster in name and int(architecture) < 90):
+            continue
+        expected = ["ld.global.L1::no_allocate.v4.u32", "st.global.v4.u32"]
+        if "row_forward" in name:
+            expected += ["ld.shared.v4.u32", "st.shared.v4.u32"]
+        if cluster in name:
+            expected += ["barrier.cluster.arrive", "barrier.cluster.wait", "mapa"]
+        assert [e for e in expected if e not in body] == [], name
+        checked += 1
+    assert checked >= 24

@@ -1,0 +1,146 @@
+"""Compiles for GPUs that are not there: the launchers run on CPU tensors, every launch is compiled and none is run.
+
+Every launch gets the specialisation it would get on the GPU (alignment, dtypes, constexprs), and `Compiled` says what
+came out: registers, spills, shared memory, the widths of loads and stores. The tools come with the Triton wheel.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+assert os.environ.get("TRITON_INTERPRET") != "1", "the interpreter does not compile"
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+
+@dataclass(frozen=True)
+class Chip:
+    target: GPUTarget
+    shared_limit: int  # bytes a program
+    registers: int  # 32-bit registers of an SM; of a SIMD lane on AMD
+
+
+CHIPS = {
+    "sm_80": Chip(GPUTarget("cuda", 80, 32), 163 * 1024, 65536),
+    "sm_90": Chip(GPUTarget("cuda", 90, 32), 227 * 1024, 65536),
+    "sm_100": Chip(GPUTarget("cuda", 100, 32), 227 * 1024, 65536),
+    "gfx942": Chip(GPUTarget("hip", "gfx942", 64), 64 * 1024, 512),
+}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    kernel: str
+    warps: int
+    registers: int  # a thread
+    spills: int  # instructions that spill or reload
+    shared: int  # bytes
+    loads: Counter[int]  # bits of an access of global memory -> instructions
+    stores: Counter[int]
+    traps: bool
+    warps_on_chip: int  # that fit the registers of an SM (NVIDIA) or of a SIMD (AMD)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kernel:21} {self.warps:2} warps {self.registers:3} registers {self.warps_on_chip:2} warps on chip "
+            f"{self.spills} spills {self.shared:5} B shared  loads {dict(sorted(self.loads.items()))} "
+            f"stores {dict(sorted(self.stores.items()))}"
+        )
+
+
+class NoDriver:
+    """Stands in for the driver of a GPU; a launch never gets as far as to need more."""
+
+    def __init__(self, target: GPUTarget):
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+@contextmanager
+def compiling(chip: Chip) -> Iterator[list[Compiled]]:
+    """Yields the list that receives what each launch compiled to."""
+    results: list[Compiled] = []
+    original, active = JITFunction.run, driver._active
+
+    def run(self: Any, *args: Any, grid: Any, warmup: bool = False, **options: Any) -> Any:
+        self.device_caches.clear()
+        kernel = original(self, *args, grid=grid, warmup=True, **options)
+        read = nvidia if chip.target.backend == "cuda" else amd
+        results.append(read(kernel, self.fn.__name__, chip))
+        return kernel
+
+    driver.set_active(NoDriver(chip.target))
+    JITFunction.run = run
+    try:
+        yield results
+    finally:
+        JITFunction.run, driver._active = original, active
+
+
+def nvidia(kernel: Any, name: str, chip: Chip) -> Compiled:
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(kernel.asm["cubin"])
+        tool = triton.knobs.nvidia.cuobjdump.path
+        usage, code = (
+            subprocess.run([tool, flag, str(binary)], capture_output=True, text=True, check=True).stdout
+            for flag in ("-res-usage", "-sass")
+        )
+    registers = int(re.search(r"REG:(\d+)", usage)[1])
+    operations = re.findall(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", code, re.M)
+    widths: dict[str, Counter[int]] = {"LDG": Counter(), "STG": Counter()}
+    for operation in operations:
+        base, *modifiers = operation.split(".")
+        if base in widths:
+            bits = [int(m.lstrip("US")) for m in modifiers if re.fullmatch(r"[US]?(8|16)|64|128|256", m)]
+            widths[base][bits[-1] if bits else 32] += 1
+    warps, allocated = kernel.metadata.num_warps, 256 * -(-registers * 32 // 256)
+    return Compiled(
+        name, warps, registers, sum(op.split(".")[0] in ("LDL", "STL") for op in operations), kernel.metadata.shared,
+        widths["LDG"], widths["STG"], "assertfail" in kernel.asm["ptx"],
+        min(64, chip.registers // allocated // warps * warps),
+    )  # fmt: skip
+
+
+AMD_BITS = {"byte": 8, "ubyte": 8, "short": 16, "ushort": 16, "dword": 32, "dwordx2": 64, "dwordx3": 96, "dwordx4": 128}
+
+
+def amd(kernel: Any, name: str, chip: Chip) -> Compiled:
+    code = kernel.asm["amdgcn"]
+
+    def field(key: str) -> int:
+        return int(re.search(rf"\.{key}:\s*(\d+)", code)[1])
+
+    widths: dict[str, Counter[int]] = {"load": Counter(), "store": Counter()}
+    for access, size in re.findall(r"^\s+(?:global|buffer)_(load|store)_(\w+)", code, re.M):
+        widths[access][AMD_BITS[re.sub(r"^short_d16\w*", "short", size)]] += 1
+    registers = field("vgpr_count")
+    spills = field("vgpr_spill_count") + field("sgpr_spill_count") + field("private_segment_fixed_size")
+    return Compiled(
+        name, kernel.metadata.num_warps, registers, spills, kernel.metadata.shared, widths["load"], widths["store"],
+        "hostcall" in code, min(8, chip.registers // (8 * -(-registers // 8))),
+    )  # fmt: skip

@@ -1,0 +1,128 @@
+"""The lanes can fail: kernels that are broken on purpose, one edit each, must not pass."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for lanes.py: pytest's importlib mode leaves sys.path alone
+import lanes
+
+SOURCES = Path(__file__).resolve().parents[2] / "triton_kernels"
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+class Mutant(NamedTuple):
+    file: str
+    line: str  # what stands there ...
+    broken: str  # ... and what shall
+    tests: str  # pytest -k: the few tests that must notice
+    symptom: str  # in their output
+    chip: str = ""  # compile-only lane
+
+
+MUTANTS = {
+    "a mask removed": Mutant(
+        "row_tiles.py",
+        "return tl.load(pointers, mask=mask, other=0.0, eviction_policy=EVICTION)",
+        "return tl.load(pointers, eviction_policy=EVICTION)",
+        "test_values and index and few and float32",
+        "out-of-bounds load",
+    ),
+    "masked lanes counted": Mutant(
+        "row_tiles.py",
+        'z = tl.where(mask, z, float("-inf"))',
+        "z = tl.where(mask, z, z)",
+        "test_values and index and few and float32",
+        "not close",
+    ),
+    "a sign flipped": Mutant(
+        "row_tiles.py",
+        "gradient -= tl.where(column == index, index_mass, 0.0)",
+        "gradient += tl.where(column == index, index_mass, 0.0)",
+        "test_values and index and few and float32",
+        "not close",
+    ),
+    "ignore_index forgotten": Mutant(
+        "row_tiles.py",
+        "counted = index != ignore_index",
+        "counted = index == index",
+        "test_values and index and few and float32",
+        "out-of-bounds load",
+    ),
+    "sums not rescaled": Mutant(
+        "row_tiles.py",
+        "total = total * tl.exp(top - new_top)",
+        "total = total",
+        "test_each_option and index and streaming and temperature and unweighted",
+        "not close",
+    ),
+    "an edge lost": Mutant(
+        "row_kernels.py",
+        "total += edge_sums[0]",
+        "total += 0.0",
+        "test_values and index and resident and edges and float32",
+        "not close",
+    ),
+    "a 32-bit row index": Mutant(
+        "row_kernels.py",
+        "row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)",
+        "row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)",
+        "test_offsets_beyond_32_bits and rows",
+        "out-of-bounds",
+    ),
+    "rows taken for aligned": Mutant(
+        "row.py",
+        "return (tensor.data_ptr() - logits.data_ptr()) % PACKET_BYTES == 0 and step % PACKET_BYTES == 0",
+        "return step == step",
+        "test_layouts and every and float32",
+        "not close",
+    ),
+    "no hint": Mutant(
+        "common.py",
+        "start = start // PACKET * PACKET\n    return tl.multiple_of(tensor + start, 16)",
+        "start = start\n    return tensor + start",
+        "test_row_kernel and resident and aligned",
+        "narrow",
+        chip="sm_90",
+    ),
+}
+
+
+def copy_with(mutant: Mutant, folder: Path) -> Path:
+    shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    source = folder / mutant.file
+    text = source.read_text()
+    assert text.count(mutant.line) == 1, f"{mutant.file} no longer has the line that this mutant edits"
+    source.write_text(text.replace(mutant.line, mutant.broken))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[lanes.Outcome]]]:
+    with ThreadPoolExecutor(lanes.WORKERS) as pool:
+        started = {}
+        for name, mutant in MUTANTS.items():
+            folder = tmp_path_factory.mktemp("mutant")
+            where = {"FASTLOSS_TEST_TRITON_KERNELS": str(copy_with(mutant, folder / "triton_kernels"))}
+            options = ("-x", "-k", mutant.tests)
+            if mutant.chip:
+                started[name] = pool.submit(lanes.compile_for, mutant.chip, folder / "cache", *options, **where)
+            else:
+                started[name] = pool.submit(lanes.interpret, *options, **where)
+        yield started
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_killed(name, running):
+    outcome = running[name].result()
+    print(outcome.output)
+    assert outcome.code == 1 and MUTANTS[name].symptom in outcome.output  # 1: tests ran and failed

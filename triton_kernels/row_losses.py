@@ -1,0 +1,104 @@
+"""The row losses as Triton sees them: each is five small functions, chosen by name, and an entry in LOSSES.
+
+The formulas, and what each of the five functions means, are those of csrc/losses/row.h:
+
+    z_j = logit(x_j)        q = target distribution        p = softmax(z)
+    loss = finish(sums)     dloss/dx_j = slope(z_j) * (softmax_coefficient * p_j - q_j)
+
+The choice is a constexpr string that each function looks at: function-valued constexprs break Dynamo, and closures the
+interpreter. `constants` is the tuple that the entry in LOSSES makes; None in it is a neutral constant, whose code the
+kernel leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+from .common import constant, tanh
+
+
+class RowLoss(NamedTuple):
+    """A loss as the kernels see it; spreads: does an index target have mass on all classes (label smoothing)?"""
+
+    name: str
+    constants: tuple[float | None, ...]
+    spreads: bool
+
+
+def cross_entropy(parameters: Sequence[float], classes: int) -> RowLoss:
+    """constants: keep = 1 - smoothing, uniform = smoothing / C, z_loss, softcap, 1 / softcap, 1 / temperature,
+    temperature / softcap (which takes z to tanh); products with them, because a GPU divides slowly."""
+    smoothing, z_loss, softcap, temperature = parameters
+    constants = (
+        1.0 - smoothing if smoothing else None,
+        smoothing / classes if smoothing else None,
+        z_loss or None,
+        softcap or None,
+        1.0 / softcap if softcap else None,
+        1.0 / temperature if temperature != 1.0 else None,
+        temperature / softcap if softcap else None,
+    )
+    return RowLoss("cross_entropy", constants, spreads=smoothing > 0.0)
+
+
+LOSSES = {"cross_entropy": cross_entropy}
+
+
+@triton.jit
+def row_logit(LOSS: tl.constexpr, constants, x):
+    """z_j, the logit that enters the softmax."""
+    tl.static_assert(LOSS == "cross_entropy")
+    if constants[3] is not None:
+        x = constant(constants[3], x.dtype) * tanh(x * constant(constants[4], x.dtype))
+    if constants[5] is not None:
+        x = x * constant(constants[5], x.dtype)
+    return x
+
+
+@triton.jit
+def row_slope(LOSS: tl.constexpr, constants, z):
+    """dz_j/dx_j as a function of z_j; a scalar 1 where it is constant."""
+    tl.static_assert(LOSS == "cross_entropy")
+    slope = tl.full((), 1.0, z.dtype)
+    if constants[5] is not None:
+        slope = constant(constants[5], z.dtype)
+    if constants[6] is not None:
+        capped = z * constant(constants[6], z.dtype)
+        slope = slope * (1.0 - capped * capped)
+    return slope
+
+
+@triton.jit
+def row_mass(LOSS: tl.constexpr, constants, weight, probability):
+    """q_j, the part of the target distribution that is spread over all classes."""
+    tl.static_assert(LOSS == "cross_entropy")
+    if constants[0] is not None:
+        probability = constant(constants[0], weight.dtype) * probability + constant(constants[1], weight.dtype)
+    return weight * probability
+
+
+@triton.jit
+def row_index_mass(LOSS: tl.constexpr, constants, weight):
+    """What an index target y adds to q_y."""
+    tl.static_assert(LOSS == "cross_entropy")
+    if constants[0] is not None:
+        weight = weight * constant(constants[0], weight.dtype)
+    return weight
+
+
+@triton.jit
+def row_finish(LOSS: tl.constexpr, constants, top, log_sum, mass, linear, weight):
+    """(loss, softmax_coefficient) from top = max_j z_j, log_sum = log(sum_j exp(z_j - top)), mass = sum_j q_j,
+    linear = sum_j q_j (z_j - top) and the row's class weight."""
+    tl.static_assert(LOSS == "cross_entropy")
+    loss = mass * log_sum - linear
+    if constants[2] is not None:
+        lse = top + log_sum
+        regularizer = constant(constants[2], top.dtype) * weight * lse
+        loss += regularizer * lse
+        mass += 2.0 * regularizer
+    return loss, mass
