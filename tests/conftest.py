@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # for `cases` and `support`
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for `cases` and `support`
+if os.environ.get("TRITON_INTERPRET") == "1":
+    sys.path.insert(0, str(HERE / "triton"))
+    import interpreter  # noqa: F401 (repairs and checks; before the kernels are imported)
 
 import support
 

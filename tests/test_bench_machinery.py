@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-
 from fastloss.bench import measure, plot, report
 from fastloss.bench.cases import LOSSES, Case, all_cases
 from fastloss.bench.environment import OtherProcesses
 from fastloss.bench.memory import peak_extra_bytes
 from fastloss.bench.providers import PROVIDERS, Pool, Step, Unavailable, loss_step
+from torch import Tensor
 
 CPU = torch.device("cpu")
 TINY = Case(LOSSES[0], (8, 16), "float32", "forward_backward")

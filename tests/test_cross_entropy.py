@@ -53,6 +53,8 @@ def _bad_calls():
 @pytest.mark.parametrize("backend", ["auto", *(name for name, device in BACKENDS if device == "cpu")])
 @pytest.mark.parametrize("what", _bad_calls())
 def test_torch_exception_types(what, backend):
+    if backend == "triton" and what.startswith("target "):
+        pytest.skip("traps in the kernel: see tests/triton")
     args, kwargs = _bad_calls()[what]
     with pytest.raises(Exception) as torchs:  # noqa: PT011 (which one is torch's to say)
         F.cross_entropy(*args, **kwargs)

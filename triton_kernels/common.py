@@ -27,7 +27,9 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[None]:
     """Triton launches on the current device; CPU tensors come from the interpreter and the compile-only tests."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+    if tensor.device.type == "cpu":
+        return contextlib.nullcontext()
+    return torch.get_device_module(tensor.device).device(tensor.device)
 
 
 def kernel_constants(values: Sequence[float | None], dtype: torch.dtype) -> tuple[object, ...]:
@@ -193,7 +195,7 @@ def scale_(tensor: Tensor, factor: Tensor) -> None:
         (outer, length), inner, outer_stride, inner_stride = tensor.shape, 1, tensor.stride(0), 0
     else:
         (outer, inner, length), (outer_stride, inner_stride, _) = tensor.shape, tensor.stride()
-    if not tensor.is_contiguous() and tensor.stride(-1) != 1:
+    if not tensor.is_contiguous() and not has_unit_stride(tensor):
         raise ValueError(f"the last dimension must have stride 1, not {tensor.stride(-1)}")
     block = min(SCALE_BLOCK, triton.next_power_of_2(length))
     blocks = triton.cdiv(length, block)
@@ -209,3 +211,8 @@ def is_aligned(tensor: Tensor, *steps: int) -> bool:
     """Is the tensor's address, and each step in elements from it, a multiple of 16 bytes?"""
     itemsize = tensor.element_size()
     return tensor.data_ptr() % PACKET_BYTES == 0 and all(step * itemsize % PACKET_BYTES == 0 for step in steps)
+
+
+def has_unit_stride(tensor: Tensor) -> bool:
+    """Do the elements of the last dimension lie next to each other? (The stride of a single element means nothing.)"""
+    return tensor.stride(-1) == 1 or tensor.shape[-1] == 1

@@ -27,6 +27,7 @@ from torch import Tensor
 from .common import (
     PACKET_BYTES,
     accumulator_dtype,
+    has_unit_stride,
     is_aligned,
     kernel_constants,
     on_device,
@@ -82,7 +83,7 @@ def launch(
 ) -> None:
     """Chooses the skeleton and its tile, and launches it. logits: (rows, C) or (N, C, D)."""
     classes = logits.shape[1]
-    if logits.stride(-1) != 1 or target.is_floating_point() and target.stride(-1) != 1:
+    if not all(has_unit_stride(tensor) for tensor in (logits, target)):
         raise ValueError("the last dimension of the logits and of soft targets must have stride 1")
     if classes >= 2**31 - RESIDENT_BYTES:
         raise ValueError(f"{classes} classes: columns are 32-bit")

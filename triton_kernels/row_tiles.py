@@ -205,5 +205,6 @@ def resident_sums(z, q, mask, column, index, top, DENSE: tl.constexpr):
         mass = tl.sum(sum_mass(q, mask, spread, 2), axis=1)
         linear = sum_packets(weighted(q, spread, mask))
     if index is not None:
-        at_index = sum_packets(tl.where(column == index, spread, 0.0))
+        # mask: the tile of whole packets is padded with columns that the edges have, where z is -inf
+        at_index = sum_packets(tl.where((column == index) & mask, spread, 0.0))
     return total, mass, linear, at_index

@@ -139,7 +139,9 @@ def amd(kernel: Any, name: str, chip: Chip) -> Compiled:
     for access, size in re.findall(r"^\s+(?:global|buffer)_(load|store)_(\w+)", code, re.M):
         widths[access][AMD_BITS[re.sub(r"^short_d16\w*", "short", size)]] += 1
     registers = field("vgpr_count")
-    spills = field("vgpr_spill_count") + field("sgpr_spill_count") + field("private_segment_fixed_size")
+    spills = field("vgpr_spill_count") + field(
+        "private_segment_fixed_size"
+    )  # a scalar register spills into a vector one
     return Compiled(
         name, kernel.metadata.num_warps, registers, spills, kernel.metadata.shared, widths["load"], widths["store"],
         "hostcall" in code, min(8, chip.registers // (8 * -(-registers // 8))),

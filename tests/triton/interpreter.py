@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import random
-import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -237,6 +236,5 @@ check_accesses()
 check_hints()
 track_launches()
 np.seterr(all="ignore")  # masked lanes and special values compute NaN on purpose
-warnings.filterwarnings("ignore", message="All-NaN slice encountered")
 torch.use_deterministic_algorithms(True)
 torch.utils.deterministic.fill_uninitialized_memory = True

@@ -38,7 +38,6 @@ class Case:
     parameters: tuple[float, ...] = tuple(PLAIN)
     soft: bool = False
     weighted: bool = False
-    row_padding: int = 0
 
 
 EVERY = {"parameters": tuple(EVERYTHING), "soft": True, "weighted": True}
@@ -47,7 +46,7 @@ CASES = {
     "resident, forward": Case("forward", (64, 4096), BF16, "resident", 40, 2, 3),
     "resident, backward": Case("backward", (64, 4096), BF16, "resident", 40, 6, 0),
     "resident, edges": Case("forward_backward", (64, 4097), BF16, "resident", 24, 10, 2),
-    "resident, 1000 classes": Case("forward_backward", (64, 1000), BF16, "resident", 32, 2, 1),
+    "resident, 1000 classes": Case("forward_backward", (64, 1000), BF16, "resident", 32, 3, 1),
     "resident, fp32": Case("forward_backward", (64, 8192), F32, "resident", 32, 2, 1),
     "resident, everything": Case("forward_backward", (64, 4096), BF16, "resident", 16, 0, 1, **EVERY),
     "streaming, forward": Case("forward", (64, 32000), BF16, "streaming", 40, 2, 6),

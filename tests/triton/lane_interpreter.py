@@ -18,6 +18,8 @@ from reference import MEAN, NONE, SUM, Options, gradient, reduced, row_losses, s
 from torch import Tensor
 
 IGNORE = -100
+pytestmark = pytest.mark.filterwarnings("ignore:All-NaN slice encountered")
+
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 # One shape for each kernel and way through it. fp32 rows of more than 8192 classes stream, fp64 rows of more than 4096.
@@ -201,6 +203,19 @@ def test_soft_target_with_strides_of_its_own(shape, dtype):
     )
     assert_close(other[0], plain[0], torch.float32, 10.0)
     assert_close(other[1], plain[1], torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"), [((6, 9, 1), (9, 1, 5)), ((6, 1), (1, 7)), ((2, 1, 8), (8, 3, 1))], ids=str
+)
+def test_the_stride_of_a_single_element_means_nothing(shape, strides):
+    logits, target, weight = make(shape, torch.float32, soft=False, weighted=True, seed=14)
+    arguments = (target, weight, "cross_entropy", EVERYTHING.parameters, IGNORE, MEAN)
+    loss, slopes = row.row_forward_backward(logits, *arguments)
+    view = embed(logits, 0, strides)
+    assert row.row_forward_backward_(view, *arguments).equal(loss) and view.equal(slopes)
+    row.scale_(view, torch.tensor(0.5))
+    assert view.equal(slopes * 0.5)
 
 
 def test_rows_that_share_their_logits():
