@@ -51,9 +51,9 @@ def float32_pieces(value: float) -> tuple[float, float, float]:
 
 
 @triton.jit
-def constant(pieces, A: tl.constexpr):
-    if A == tl.float64:
-        return pieces[0].to(A) + pieces[1].to(A) + pieces[2].to(A)
+def constant(pieces, dtype: tl.constexpr):
+    if dtype == tl.float64:
+        return pieces[0].to(dtype) + pieces[1].to(dtype) + pieces[2].to(dtype)
     else:
         return pieces
 

@@ -14,12 +14,12 @@ from .row_losses import row_logit, row_mass, row_slope
 
 
 @triton.jit
-def lowest(A: tl.constexpr):
+def lowest(dtype: tl.constexpr):
     """The start of a running maximum. Finite: -inf - -inf would poison lanes that have seen only -inf logits."""
-    if A == tl.float64:
-        return tl.full((), -1.7976931348623157e308, A)
+    if dtype == tl.float64:
+        return tl.full((), -1.7976931348623157e308, dtype)
     else:
-        return tl.full((), -3.4028234663852886e38, A)
+        return tl.full((), -3.4028234663852886e38, dtype)
 
 
 @triton.jit

@@ -1,5 +1,4 @@
 // Row losses on a GPU: which kernel a call gets, for every loss functor and storage type.
-#include <cstring>
 
 #include "api.h"
 #include "reduce.cuh"
@@ -175,11 +174,12 @@ int run_by_dtype(const FastlossRowCall& call, const FastlossDevice& device) {
   return FASTLOSS_UNKNOWN_DTYPE;
 }
 
-// A new functor of csrc/losses/row.h is a new line here.
 template <bool kBackward>
 int run_by_name(const FastlossRowCall& call, const FastlossDevice& device) {
-  if (std::strcmp(call.loss, "cross_entropy") == 0) return run_by_dtype<CrossEntropy, kBackward>(call, device);
-  return FASTLOSS_UNKNOWN_LOSS;
+  int status = FASTLOSS_UNKNOWN_LOSS;
+  visit_row_loss(call.loss,
+                 [&](auto loss) { status = run_by_dtype<decltype(loss)::template with, kBackward>(call, device); });
+  return status;
 }
 
 }  // namespace

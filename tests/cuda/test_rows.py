@@ -195,6 +195,16 @@ def test_special_values(shape: tuple[int, ...], device: Device, dtype: torch.dty
 NAN_VALUE = emulated.NAN
 
 
+@pytest.mark.parametrize("options", ["smoothing", "soft"])
+@pytest.mark.parametrize(("shape", "device"), SPECIAL_SHAPES)
+def test_largest_finite_logits(shape: tuple[int, ...], device: Device, options: str) -> None:
+    """The way from the lowest finite number, where the running maximum begins, to 2e38 is longer than float's range."""
+    p = problem(shape, torch.float32, options, device, ignore=False)
+    p.logits.fill_(2e38)
+    emulated.assert_close(p.forward(NONE)[0], p.reference(NONE)[0], 10)
+    emulated.assert_close(p.fused(SUM)[1], p.reference(SUM)[1], 10)
+
+
 def test_everything_ignored() -> None:
     p = problem((4, 50), torch.float32)
     p.target.fill_(IGNORE)

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-assert os.environ.get("TRITON_INTERPRET") != "1", "the interpreter does not compile"
-
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
+
+assert os.environ.get("TRITON_INTERPRET") != "1", "the interpreter does not compile"
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-assert os.environ.get("TRITON_INTERPRET") == "1", "set TRITON_INTERPRET=1 before Triton is imported"
-
 import numpy as np
 import torch
 import triton.language as tl
 from triton.runtime import interpreter as source
+
+assert os.environ.get("TRITON_INTERPRET") == "1", "set TRITON_INTERPRET=1 before Triton is imported"
 
 Builder, Handle = source.InterpreterBuilder, source.TensorHandle
 

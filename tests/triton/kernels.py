@@ -28,7 +28,8 @@ def load() -> tuple[ModuleType, ModuleType]:
         spec = importlib.util.spec_from_file_location(
             package, root / "__init__.py", submodule_search_locations=[str(root)]
         )
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[package] = module
         spec.loader.exec_module(module)

@@ -98,7 +98,8 @@ def test_row_kernel(case):
     assert compiled.kernel == f"{case.kernel}_kernel"
     assert [kernel.kernel for kernel in sums] == ["sum_kernel"] * len(sums)
     gate(compiled)
-    assert compiled.loads[128] > 0 and narrow(compiled.loads) <= case.narrow_loads
+    assert compiled.loads[128] > 0
+    assert narrow(compiled.loads) <= case.narrow_loads
     assert (compiled.stores[128] > 0) == (case.operation != "forward")
     assert narrow(compiled.stores) <= case.narrow_stores
     assert compiled.warps_on_chip >= (case.warps if NVIDIA else 4)
@@ -115,4 +116,5 @@ def test_sums_and_scale():
     for kernel in compiled:
         gate(kernel)
     scale = compiled[-1]
-    assert scale.loads[128] > 0 and scale.stores[128] > 0
+    assert scale.loads[128] > 0
+    assert scale.stores[128] > 0

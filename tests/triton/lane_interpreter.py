@@ -100,11 +100,14 @@ def check_everything(logits: Tensor, target: Tensor, weight: Tensor | None, opti
     assert_close(loss, losses, accumulate, scale)
     counted = weights > 0
     assert_close(kept, torch.where(counted, state(x, options), 0.0), accumulate, scale)
-    assert (loss[~counted] == 0).all() and (kept[:, ~counted] == 0).all()
+    assert (loss[~counted] == 0).all()
+    assert (kept[:, ~counted] == 0).all()
 
     upstream = torch.linspace(-1, 2, losses.numel(), dtype=torch.float64)
     slopes = row.row_backward(upstream.to(accumulate), logits, target, weight, kept, *arguments[2:])
-    assert slopes.is_contiguous() and slopes.dtype == logits.dtype and slopes.shape == logits.shape
+    assert slopes.is_contiguous()
+    assert slopes.dtype == logits.dtype
+    assert slopes.shape == logits.shape
     expected = gradient(x, soft, w, options, IGNORE, upstream)
     assert_close(slopes, expected, accumulate, float(expected.abs().max()))
 
@@ -114,9 +117,13 @@ def check_everything(logits: Tensor, target: Tensor, weight: Tensor | None, opti
         loss, slopes = row.row_forward_backward(logits, *arguments, reduction)
         overwritten = logits.clone(memory_format=torch.preserve_format)
         loss_ = row.row_forward_backward_(overwritten, *arguments, reduction)
-        assert loss.shape == () and loss.dtype == accumulate
-        assert loss.equal(forward) and loss.equal(loss_) and again.equal(kept)
-        assert overwritten.equal(slopes) and slopes.is_contiguous()
+        assert loss.shape == ()
+        assert loss.dtype == accumulate
+        assert loss.equal(forward)
+        assert loss.equal(loss_)
+        assert again.equal(kept)
+        assert overwritten.equal(slopes)
+        assert slopes.is_contiguous()
         assert_close(loss, reduced(losses, weights, reduction), accumulate, scale)
         expected = gradient(x, soft, w, options, IGNORE, torch.ones_like(losses)) / denominator
         assert_close(slopes, expected, accumulate, float(expected.abs().max()))
@@ -213,7 +220,8 @@ def test_the_stride_of_a_single_element_means_nothing(shape, strides):
     arguments = (target, weight, "cross_entropy", EVERYTHING.parameters, IGNORE, MEAN)
     loss, slopes = row.row_forward_backward(logits, *arguments)
     view = embed(logits, 0, strides)
-    assert row.row_forward_backward_(view, *arguments).equal(loss) and view.equal(slopes)
+    assert row.row_forward_backward_(view, *arguments).equal(loss)
+    assert view.equal(slopes)
     row.scale_(view, torch.tensor(0.5))
     assert view.equal(slopes * 0.5)
 
@@ -306,9 +314,11 @@ def test_every_row_ignored(shape):
     logits = torch.full(shape, math.nan)
     target = torch.full((math.prod(shape) // shape[1],), IGNORE)
     loss, slopes = row.row_forward_backward(logits, target, None, "cross_entropy", PLAIN.parameters, IGNORE, MEAN)
-    assert loss.isnan() and (slopes == 0).all()
+    assert loss.isnan()
+    assert (slopes == 0).all()
     total, kept = row.row_forward(logits, target, None, "cross_entropy", EVERYTHING.parameters, IGNORE, SUM)
-    assert total == 0 and (kept == 0).all()
+    assert total == 0
+    assert (kept == 0).all()
 
 
 @pytest.mark.parametrize("ignore_index", [-1, 0, 4, 2**40])
@@ -340,9 +350,11 @@ def test_target_out_of_range_is_nan_without_asserts(shape, monkeypatch):
     for class_weight in (weight, None):
         arguments = (target, class_weight, "cross_entropy", PLAIN.parameters, IGNORE)
         loss, _ = row.row_forward(logits, *arguments, NONE)
-        assert loss[0].isnan() and loss[1:].isfinite().all()
+        assert loss[0].isnan()
+        assert loss[1:].isfinite().all()
         slopes = row.row_forward_backward(logits, *arguments, SUM)[1].movedim(1, -1).reshape(len(target), -1)
-        assert slopes[0].isnan().all() and slopes[1:].isfinite().all()
+        assert slopes[0].isnan().all()
+        assert slopes[1:].isfinite().all()
 
 
 # ----------------------------------------------------------------------------------------- determinism, traffic, rest
@@ -356,7 +368,8 @@ def test_order_of_the_programs_changes_no_bit(shape):
     for seed in (1, 2):
         with interpreter.shuffled(seed):
             again, slopes_again = row.row_forward_backward(*arguments)
-        assert again.equal(loss) and slopes_again.equal(slopes)
+        assert again.equal(loss)
+        assert slopes_again.equal(slopes)
 
 
 @pytest.mark.parametrize(
@@ -377,21 +390,25 @@ def test_requested_bytes(shape, soft, reads, dtype):
     arguments = (target, None, "cross_entropy", EVERYTHING.parameters, IGNORE)
     with interpreter.counted_bytes() as bytes_:
         loss, kept = row.row_forward(logits, *arguments, NONE)
-    assert s <= bytes_.loaded <= 1.05 * s and bytes_.stored == 3 * loss.numel() * loss.element_size()
+    assert s <= bytes_.loaded <= 1.05 * s
+    assert bytes_.stored == 3 * loss.numel() * loss.element_size()
     with interpreter.counted_bytes() as bytes_:
         row.row_forward_backward(logits, *arguments, SUM)
-    assert 0.999 * reads * s <= bytes_.loaded <= 1.05 * reads * s and written <= bytes_.stored <= 1.05 * written
+    assert 0.999 * reads * s <= bytes_.loaded <= 1.05 * reads * s
+    assert written <= bytes_.stored <= 1.05 * written
     masses = written if soft and reads == 2 else 0  # the sum of the targets first
     with interpreter.counted_bytes() as bytes_:
         row.row_backward(torch.ones_like(loss), logits, target, None, kept, *arguments[2:])
-    assert 0.999 * (s + masses) <= bytes_.loaded <= 1.05 * (s + masses) and bytes_.stored == written
+    assert 0.999 * (s + masses) <= bytes_.loaded <= 1.05 * (s + masses)
+    assert bytes_.stored == written
 
 
 def test_ignored_rows_of_a_large_vocabulary_are_not_read():
     logits, target = torch.full((3, 20001), math.nan), torch.full((3,), IGNORE)
     with interpreter.counted_bytes() as bytes_:
         row.row_forward_backward(logits, target, None, "cross_entropy", PLAIN.parameters, IGNORE, SUM)
-    assert bytes_.loaded < 1000 and bytes_.stored >= logits.numel() * 4
+    assert bytes_.loaded < 1000
+    assert bytes_.stored >= logits.numel() * 4
 
 
 @pytest.mark.parametrize("count", [1, 1023, 4096, 4097, 20000])
@@ -456,7 +473,8 @@ def test_a_constant_survives_the_trip_as_three_floats():
     numbers = [0.0, 1 / 3, 0.1, 1e-30, 30.0, 2.0**-149, *(random.Random(13).uniform(-100, 100) for _ in range(200))]
     for number in numbers:
         pieces = common.float32_pieces(number)
-        assert all(float(np.float32(piece)) == piece for piece in pieces) and sum(reversed(pieces)) == number
+        assert all(float(np.float32(piece)) == piece for piece in pieces)
+        assert sum(reversed(pieces)) == number
 
 
 def test_what_the_kernels_cannot_read_is_refused():

@@ -91,7 +91,7 @@ MUTANTS = {
         "start = start // PACKET * PACKET\n    return tl.multiple_of(tensor + start, 16)",
         "start = start\n    return tensor + start",
         "test_row_kernel and resident and aligned",
-        "narrow",
+        "assert 0 > 0",
         chip="sm_90",
     ),
 }
@@ -125,4 +125,5 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futu
 def test_mutant_is_killed(name, running):
     outcome = running[name].result()
     print(outcome.output)
-    assert outcome.code == 1 and MUTANTS[name].symptom in outcome.output  # 1: tests ran and failed
+    assert outcome.code == 1
+    assert MUTANTS[name].symptom in outcome.output
