@@ -1,6 +1,5 @@
 // The CPU implementations of the row operators: checks, allocation, threads. The schemas are in fastloss/ops.py.
 // Torch is reached through its stable ABI only, so that one build serves every torch from 2.10 on.
-#include <sys/mman.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "features.h"
+#include "output_memory.h"
 #include "row.h"
 
 namespace fastloss {
@@ -39,32 +39,6 @@ DType storage_type(ScalarType type) {
 
 ScalarType accumulator_type(const Tensor& logits) {
   return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// A fresh tensor. Large ones are put on huge pages before they are touched (Linux, best effort): with 4 KB pages the
-// kernel's page faults take three times as long as the loss itself.
-Tensor allocate(std::vector<int64_t> sizes, ScalarType type) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t numel = 1;
-  for (size_t i = sizes.size(); i-- > 0;) {
-    strides[i] = numel;
-    numel *= sizes[i];
-  }
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      int64_t(sizes.size()), sizes.data(), strides.data(),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)), aoti_torch_device_type_cpu(), 0, &handle));
-  Tensor tensor(handle);
-#ifdef MADV_HUGEPAGE
-  const uintptr_t page = 2u << 20;
-  const uintptr_t bytes = uintptr_t(numel) * tensor.element_size();
-  if (bytes >= 2 * page) {
-    const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
-    const uintptr_t first = (begin + page - 1) / page * page, last = (begin + bytes) / page * page;
-    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-  }
-#endif
-  return tensor;
 }
 
 std::vector<int64_t> shape(const Tensor& t) {

@@ -63,7 +63,7 @@ int attribute(cudaDeviceAttr name, int device) {
 
 FastlossDevice device_of(int index) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
   const int major = attribute(cudaDevAttrComputeCapabilityMajor, index);
   const int minor = attribute(cudaDevAttrComputeCapabilityMinor, index);
   return {10 * major + minor, attribute(cudaDevAttrMultiProcessorCount, index),
