@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV_PYTHON = .venv/bin/python
 
-.PHONY: help setup test demo bench lint format clean
+.PHONY: help setup test demo bench lint format clean gpu gpu-build gpu-test gpu-bench gpu-profile peers mutants
 
 help:
 	@echo "make demo    train a small language model with torch's loss and with fastloss's"
@@ -10,6 +10,9 @@ help:
 	@echo "make bench   benchmark against torch; table, plot and JSON"
 	@echo "make lint    ruff, clang-format, mypy"
 	@echo "make format  let ruff and clang-format write"
+	@echo "make gpu     on a machine with a GPU: build, test, measure, profile; see docs/gpu.md"
+	@echo "make mutants breaks the kernels, one thing at a time, and asks whether the tests notice (hours)"
+	@echo "make peers   download other libraries' wheels, to be measured beside fastloss"
 	@echo "make setup   .venv with everything (the others call it)"
 	@echo "make clean   remove what was built"
 
@@ -38,3 +41,16 @@ format: setup
 
 clean:
 	rm -rf .venv build dist fastloss/*.so *.egg-info fastloss.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+
+# No network is needed, and .venv is made on the way. `make gpu-test ARGS=--rehearse` is for a machine without a GPU.
+gpu:
+	$(PYTHON) tools/gpu.py all $(ARGS)
+
+gpu-build gpu-test gpu-bench gpu-profile:
+	$(PYTHON) tools/gpu.py $(@:gpu-%=%) $(ARGS)
+
+peers:
+	$(PYTHON) tools/peers.py
+
+mutants: setup
+	$(VENV_PYTHON) tools/mutants.py $(ARGS)

@@ -31,11 +31,15 @@ class Loss:
     torch_function: Callable[..., Tensor]  # (*arguments) -> 0-d: the same loss, written with torch alone
     make_arguments: Callable[[Shape, torch.dtype, torch.Generator], Arguments]
     shapes: tuple[Shape, ...]
+    cuda_shapes: tuple[Shape, ...]  # on a GPU, whose caches and launch times ask for more
     options: Mapping[str, float] = field(default_factory=dict, hash=False)  # keywords in fastloss
     streams: int = 1  # tensors as large as the logits that have to be read
 
     def __str__(self) -> str:
         return self.name
+
+    def shapes_on(self, device_type: str) -> tuple[Shape, ...]:
+        return self.cuda_shapes if device_type == "cuda" else self.shapes
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,8 @@ def _logits(shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> Ten
 
 
 def _logits_and_index(shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> Arguments:
-    """(rows, C), (rows,)"""
-    rows, classes = shape
-    target = torch.randint(classes, (rows,), generator=generator, device=generator.device)
+    """(rows, C), (rows,), or (N, C, D), (N, D)"""
+    target = torch.randint(shape[1], shape[:1] + shape[2:], generator=generator, device=generator.device)
     return _logits(shape, dtype, generator), target
 
 
@@ -103,6 +106,18 @@ LOSSES = (
         # A language model's vocabulary, the largest one in use, ImageNet, a small classifier with many rows, and a
         # call so small that nothing but its overhead counts.
         shapes=((1024, 32000), (512, 128256), (4096, 1000), (65536, 100), (8, 16)),
+        # 4 to 40 times the L2 of an H100 (50 MB): two vocabularies, two lengths between, ImageNet, a small classifier,
+        # pixels (classes that do not lie side by side). Last, overhead.
+        cuda_shapes=(
+            (4096, 128256),
+            (8192, 32000),
+            (32768, 8192),
+            (65536, 4096),
+            (131072, 1000),
+            (1048576, 100),
+            (16, 1000, 8192),
+            (8, 16),
+        ),
     ),
     Loss(
         "cross_entropy+smoothing",
@@ -110,6 +125,7 @@ LOSSES = (
         lambda logits, target: F.cross_entropy(logits, target, label_smoothing=0.1),
         _logits_and_index,
         shapes=((1024, 32000),),
+        cuda_shapes=((8192, 32000),),
         options={"label_smoothing": 0.1},
     ),
     Loss(
@@ -118,6 +134,7 @@ LOSSES = (
         _cross_entropy_z_loss,
         _logits_and_index,
         shapes=((1024, 32000),),
+        cuda_shapes=((8192, 32000),),
         options={"z_loss": 1e-4},
     ),
     Loss(
@@ -126,14 +143,15 @@ LOSSES = (
         F.cross_entropy,
         _logits_and_probabilities,
         shapes=((1024, 32000),),
+        cuda_shapes=((8192, 32000),),
         streams=2,
     ),
 )
 
 
-def all_cases() -> Iterator[Case]:
+def all_cases(device_type: str = "cpu") -> Iterator[Case]:
     for loss in LOSSES:
-        for shape in loss.shapes:
+        for shape in loss.shapes_on(device_type):
             for dtype in DTYPES:
                 for mode in MODES:
                     yield Case(loss, shape, dtype, mode)

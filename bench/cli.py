@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     filters = parser.add_argument_group("what to measure (default: everything; a filter may be given several times)")
     for name, choices in (
         ("loss", [loss.name for loss in LOSSES]),
-        ("shape", list(dict.fromkeys(case.shape_name for case in all_cases()))),
+        ("shape", list(dict.fromkeys(case.shape_name for device in ("cpu", "cuda") for case in all_cases(device)))),
         ("dtype", list(DTYPES)),
         ("mode", list(MODES)),
         ("provider", list(PROVIDERS)),
@@ -56,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         files = sorted(RESULTS.glob("*.json"))
         if not files:
             raise SystemExit(f"no results in {RESULTS}; make some with --save {RESULTS / 'cpu.json'}")
-        reports.write_readme(arguments.readme, [reports.load(file) for file in files])
+        loaded = [reports.load(file) for file in files]
+        reports.write_readme(arguments.readme, [report for report in loaded if report.results])
         return 0
     if arguments.load:
         report = reports.load(arguments.load)
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def measure_cases(arguments: argparse.Namespace) -> reports.Report:
     device = arguments.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cases = [case for case in all_cases() if is_chosen(case, arguments)]
+    cases = [case for case in all_cases(device.type) if is_chosen(case, arguments, device.type)]
     if not cases:
         raise SystemExit("the filters leave no case")
     report = reports.Report(describe(device), [], [])
@@ -93,10 +94,11 @@ def measure_cases(arguments: argparse.Namespace) -> reports.Report:
     return report
 
 
-def is_chosen(case: Case, arguments: argparse.Namespace) -> bool:
+def is_chosen(case: Case, arguments: argparse.Namespace, device_type: str) -> bool:
     if arguments.quick and (case.loss is not LOSSES[0] or case.dtype != "float32"):
         return False
-    if arguments.quick and case.shape not in (LOSSES[0].shapes[0], LOSSES[0].shapes[-1]):
+    shapes = LOSSES[0].shapes_on(device_type)
+    if arguments.quick and case.shape not in (shapes[0], shapes[-1]):
         return False
     chosen = (
         (arguments.loss, case.loss.name),

@@ -17,7 +17,7 @@ def describe(device: torch.device) -> dict[str, object]:
     triton = importlib.util.find_spec("triton") and importlib.metadata.version("triton")
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "commit": _commit(),
+        "commit": _commit() or os.environ.get("FASTLOSS_COMMIT"),  # a copy without git knows it from the caller
         "torch": torch.__version__,
         "triton": triton,
         "python": platform.python_version(),

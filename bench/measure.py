@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -15,7 +16,8 @@ from torch import Tensor
 from .cases import Arguments, Case
 from .environment import OtherProcesses, last_level_cache_bytes
 from .memory import peak_extra_bytes
-from .providers import PROVIDERS, Pool, Step, Unavailable
+from .providers import PROVIDERS
+from .steps import Pool, Step, Unavailable, nothing
 
 BASELINES = ("copy", "eager", "torch.compile")
 MIN_ROUNDS, MAX_ROUNDS = 9, 199
@@ -38,6 +40,7 @@ class Result:
     quartiles: tuple[float, float]  # seconds
     speedup: dict[str, float] = field(default_factory=dict)  # over each baseline, median of the ratios of the rounds
     peak_extra_bytes: int | None = None
+    do_bench: float | None = None  # seconds, as triton.testing.do_bench has it: the number that others publish
     value_error: float | None = None  # |loss - exact| / |exact|, exact: the torch formula in float64 on the same inputs
     gradient_error: float | None = None  # max |gradient - exact| / max |exact|
 
@@ -83,17 +86,17 @@ def run_pass(step: Step, pool_size: int) -> None:
         step.run(i)
 
 
-def sample_time(step: Step, pool_size: int, stopwatch: Callable[[Callable[[], None]], float]) -> float:
+def sample_time(step: Step, pool_size: int, stopwatch: Callable[[Callable[[], object]], float]) -> float:
     """Seconds of one iteration, averaged over one pass through the pool."""
     step.restore()
     with step.context():
         return stopwatch(lambda: run_pass(step, pool_size)) / pool_size
 
 
-def make_stopwatch(device: torch.device) -> Callable[[Callable[[], None]], float]:
+def make_stopwatch(device: torch.device) -> Callable[[Callable[[], object]], float]:
     if device.type == "cpu":
 
-        def cpu(work: Callable[[], None]) -> float:
+        def cpu(work: Callable[[], object]) -> float:
             start = time.perf_counter()
             work()
             return time.perf_counter() - start
@@ -104,7 +107,7 @@ def make_stopwatch(device: torch.device) -> Callable[[Callable[[], None]], float
     # the time of the GPU, without that of the launch unless the launch is slower than the flush.
     flush = torch.empty(4 * last_level_cache_bytes(device), dtype=torch.int8, device=device)
 
-    def cuda(work: Callable[[], None]) -> float:
+    def cuda(work: Callable[[], object]) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         flush.zero_()
         start.record()
@@ -138,6 +141,16 @@ def interleave(steps: dict[str, Step], pool_size: int, device: torch.device, sec
     finally:
         gc.enable()
     return samples
+
+
+def do_bench_median(step: Step) -> float | None:
+    """None without triton, and for a step that must be restored before each iteration, which do_bench cannot."""
+    if importlib.util.find_spec("triton") is None or step.restore is not nothing:
+        return None
+    from triton.testing import do_bench
+
+    with step.context():
+        return float(do_bench(lambda: step.run(0), return_mode="median")) * 1e-3
 
 
 def measure(
@@ -180,6 +193,8 @@ def measure(
                 result.speedup[baseline] = statistics.median(ratios)
         with step.context():
             result.peak_extra_bytes = peak_extra_bytes(partial(step.run, 0), device)
+        if device.type == "cuda":
+            result.do_bench = do_bench_median(step)
         results.append(result)
 
     # Last: the float64 tensors of a large case would disturb what malloc has kept.

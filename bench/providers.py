@@ -1,21 +1,12 @@
 """Who is measured. A provider is a function (case, pool) -> Step in the table at the end of this file.
 
-A peer is a few lines, for example
-
-    def peer(case: Case, pool: Pool) -> Step:
-        if case.loss.name != "cross_entropy":
-            raise Unavailable("has plain cross-entropy only")
-        return loss_step(case, pool, peer_package.cross_entropy)
-
-and an entry in PROVIDERS.
+Other libraries are in peers.py.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -23,53 +14,9 @@ from torch import Tensor
 
 import fastloss
 
-from .cases import Arguments, Case
-
-Pool = Sequence[Arguments]  # several inputs of one case, used in turn, so that together they exceed the cache
-
-
-class Unavailable(Exception):
-    """This provider cannot run this case; the message says why."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One provider, ready to run one case."""
-
-    run: Callable[[int], tuple[Tensor, Tensor | None]]  # one iteration on input i of the pool: (loss, gradient)
-    context: Callable[[], AbstractContextManager[object]] = nullcontext  # entered around the iterations, not timed
-    restore: Callable[[], None] = lambda: None  # called before each sample, not timed
-    note: str = ""  # which configuration or backend answered
-    is_loss: bool = True  # has a loss, hence an error
-
-
-def loss_step(
-    case: Case,
-    pool: Pool,
-    loss: Callable[..., Tensor],
-    context: Callable[[], AbstractContextManager[object]] = nullcontext,
-    note: str = "",
-) -> Step:
-    """The iteration that all losses share: see MODES in cases.py for what is timed."""
-    if case.mode == "forward":
-
-        def forward(i: int) -> tuple[Tensor, None]:
-            return loss(*pool[i]), None
-
-        @contextmanager
-        def without_gradient() -> Iterator[None]:
-            with torch.no_grad(), context():
-                yield
-
-        return Step(forward, without_gradient, note=note)
-
-    def forward_backward(i: int) -> tuple[Tensor, Tensor]:
-        arguments = pool[i]
-        value = loss(*arguments)
-        (gradient,) = torch.autograd.grad(value, arguments[0])
-        return value.detach(), gradient
-
-    return Step(forward_backward, context, note=note)
+from .cases import Case
+from .peers import PEERS
+from .steps import Pool, Step, Unavailable, in_place_step, loss_step
 
 
 def eager(case: Case, pool: Pool) -> Step:
@@ -106,7 +53,7 @@ def fastloss_backend(backend: str, case: Case, pool: Pool) -> Step:
 
 
 def fastloss_in_place(case: Case, pool: Pool) -> Step:
-    """The gradient overwrites the logits, which are made anew before each sample, outside the timed region."""
+    """The gradient overwrites the logits."""
     function = getattr(fastloss, case.loss.function)
     if case.mode == "forward":
         raise Unavailable("no gradient to write")
@@ -115,16 +62,8 @@ def fastloss_in_place(case: Case, pool: Pool) -> Step:
     answering = fastloss.explain(function, *pool[0], **case.loss.options, inplace=True).backend
     if answering == "reference":
         raise Unavailable("the reference backend answers, which never writes in place")
-    working = list(pool)
-    zero = torch.zeros((), dtype=pool[0][0].dtype, device=pool[0][0].device, requires_grad=True)
-
-    def restore() -> None:
-        for i, (logits, *rest) in enumerate(pool):
-            working[i] = (logits.detach() + zero, *rest)  # not a leaf, as in a model: a leaf may not be overwritten
-
-    restore()
-    step = loss_step(case, working, partial(function, **case.loss.options, inplace=True), note=answering)
-    return replace(step, restore=restore)
+    loss = partial(function, **case.loss.options, inplace=True)
+    return in_place_step(case, pool, loss, answering)
 
 
 def copy(case: Case, pool: Pool) -> Step:
@@ -151,4 +90,5 @@ PROVIDERS: dict[str, Callable[[Case, Pool], Step]] = {
     "fastloss:triton": partial(fastloss_backend, "triton"),
     "fastloss:cuda": partial(fastloss_backend, "cuda"),
     "fastloss-in-place": fastloss_in_place,
+    **PEERS,
 }

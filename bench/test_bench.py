@@ -27,7 +27,7 @@ def pool_and_exact(case: Case) -> tuple[Pool, tuple[Tensor, Tensor | None]]:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("case", list(all_cases()), ids=lambda case: str(case).replace(" ", "-"))
+@pytest.mark.parametrize("case", list(all_cases(DEVICE.type)), ids=lambda case: str(case).replace(" ", "-"))
 def test_provider(benchmark: BenchmarkFixture, case: Case, provider: str) -> None:
     pool, (exact_value, exact_gradient) = pool_and_exact(case)
     try:

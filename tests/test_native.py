@@ -89,7 +89,7 @@ def test_functors_by_themselves(soft):
 
 @pytest.mark.skipif(("cpu", "cpu") not in BACKENDS, reason="no CPU kernels")
 @pytest.mark.parametrize("instruction_set", SETS[:-1])
-def test_other_instruction_sets_pass_the_kernel_laws(instruction_set):
+def test_other_instruction_sets_pass_the_kernel_laws(instruction_set, capsys):
     """The laws above ran on the processor's best set; the lesser ones run them in processes of their own."""
     laws = "(kernels_agree and not float64) or special_values or layouts or inplace_overwrites"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_laws.py", "test_cross_entropy.py"]
@@ -101,4 +101,5 @@ def test_other_instruction_sets_pass_the_kernel_laws(instruction_set):
         text=True,
     )
     assert result.returncode == 0, result.stdout[-3000:]
-    print(instruction_set, result.stdout.strip().splitlines()[-1])
+    with capsys.disabled():
+        print(f"\nCPU kernels, {instruction_set}: {result.stdout.strip().splitlines()[-1]}")

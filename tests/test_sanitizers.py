@@ -82,7 +82,7 @@ def test_the_sanitizer_notices():
 
 
 @pytest.mark.parametrize("instruction_set", ["", "baseline"], ids=["best", "baseline"])
-def test_kernels_under_sanitizers(instruction_set):
+def test_kernels_under_sanitizers(instruction_set, capsys):
     files = ["test_laws.py", "test_cross_entropy.py"]
     result = sanitized(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", LAWS, instruction_set=instruction_set
@@ -90,4 +90,5 @@ def test_kernels_under_sanitizers(instruction_set):
     report = result.stdout[-1500:] + result.stderr[-4000:]
     assert result.returncode == 0, report
     assert "runtime error" not in result.stderr, report
-    print("sanitized", instruction_set or "best", result.stdout.strip().splitlines()[-1])
+    with capsys.disabled():
+        print(f"\nCPU kernels, ASan + UBSan, {instruction_set or 'best'}: {result.stdout.strip().splitlines()[-1]}")

@@ -5,6 +5,7 @@ Quick when repeated: each step runs only if what it depends on has changed (a st
 * `python3` has no torch: .venv gets the development pins, the CPU build of torch among them.
 * `python3` has torch (a GPU machine, perhaps without a network): .venv sees that installation's packages, and pip is
   asked only for what is missing; what cannot be had (no network) is named and left out, except the tools of the build.
+  The folder wheels/, if there is one (`make peers`), comes before the network.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
 
@@ -22,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "fastloss-setup.json"
+WHEELS = ROOT / "wheels"
 
 PINS = {
     "torch": "torch==2.13.0",
@@ -53,10 +56,6 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
-def run(*command: str | Path, **environment: str) -> None:
-    subprocess.run([str(c) for c in command], check=True, cwd=ROOT, env={**os.environ, **environment})
-
-
 def missing() -> list[str]:
     """Packages of PINS that .venv's Python cannot import."""
     code = f"import importlib.util as u, json; print(json.dumps([n for n in {list(PINS)!r} if u.find_spec(n) is None]))"
@@ -68,7 +67,22 @@ def make_venv() -> None:
     if PYTHON.exists():
         return
     print(f"setup: making .venv ({'with the torch of ' + sys.executable if inherit else 'with a torch of its own'})")
-    venv.create(VENV, with_pip=True, system_site_packages=inherit)
+    # Debian's python3 may come without ensurepip; a pip that is inherited installs into .venv just as well.
+    with_pip = importlib.util.find_spec("ensurepip") is not None or not inherit
+    venv.create(VENV, with_pip=with_pip, system_site_packages=inherit)
+    if inherit and sys.prefix != sys.base_prefix:
+        # python3 is itself in a virtual environment: system_site_packages means those of its base, without torch
+        paths = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
+        own = next(VENV.glob("lib/python*/site-packages"))
+        lines = [f"import site; site.addsitedir({path!r})\n" for path in sorted(paths)]
+        (own / "inherited.pth").write_text("".join(lines))
+
+
+def pip_install(*arguments: str | Path, quietly: bool = False) -> bool:
+    """Did it work? One retry, because without a network pip's five take minutes."""
+    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"]
+    errors = subprocess.DEVNULL if quietly else None
+    return subprocess.run([*pip, *arguments], cwd=ROOT, stderr=errors).returncode == 0
 
 
 def install_packages() -> None:
@@ -76,16 +90,16 @@ def install_packages() -> None:
     if not wanted:
         return
     print(f"setup: installing {', '.join(wanted)}")
-    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     # torch first, and with the index of its CPU builds: the default on Linux is a CUDA build of several GB
-    try:
-        if "torch" in wanted:
-            torch = [*pip, PINS["torch"], PINS["numpy"]]
-            subprocess.run([*torch, "--extra-index-url", "https://download.pytorch.org/whl/cpu"], check=False, cwd=ROOT)
-        run(*pip, *(PINS[name] for name in wanted))
-    except subprocess.CalledProcessError:
+    if "torch" in wanted:
+        pip_install(PINS["torch"], PINS["numpy"], "--extra-index-url", "https://download.pytorch.org/whl/cpu")
+    if WHEELS.exists():
+        for name in missing():
+            pip_install(PINS[name], "--no-index", "--find-links", WHEELS, quietly=True)
+    wanted = missing()
+    if wanted and not pip_install(*(PINS[name] for name in wanted)):
         for name in wanted:
-            subprocess.run([*pip, PINS[name]], check=False, cwd=ROOT)
+            pip_install(PINS[name])
     for name in missing():
         if name in NEEDED:
             sys.exit(f"setup: {PINS[name]} is needed and could not be installed")
@@ -98,7 +112,11 @@ def build() -> None:
     if known == digest:
         return
     print("setup: building and installing fastloss (editable)")
-    run(PYTHON, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--editable", ".")
+    # The tools of an inherited environment, ninja for one, are beside its Python.
+    path = os.pathsep.join([str(VENV / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    command = [PYTHON, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--editable", "."]
+    if subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}).returncode != 0:
+        sys.exit("setup: the build failed, see above")
     STAMP.write_text(json.dumps({"sources": digest}))
 
 
