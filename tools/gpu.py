@@ -251,7 +251,7 @@ def outcome_of(failures: list[Record], finished: bool) -> str:
 def bench(session: Session, deadline: Deadline) -> None:
     """The registry of bench/ on the GPU, beside the peers whose wheels are there."""
     folder = session.folder("bench")
-    facts = {"peers": peers.install(PYTHON)}
+    facts: Record = {"peers": peers.install(PYTHON)}
     facts["nvidia-smi before"] = nvidia_smi()
     journal = Journal(folder / "bench.jsonl")
     command = [PYTHON, TOOLS / "gpu_bench.py", journal.path, session.device]
@@ -261,7 +261,7 @@ def bench(session: Session, deadline: Deadline) -> None:
         entries = {key: entry for key, entry in journal.entries().items() if entry is not None}
         failures = [failure for entry in entries.values() for failure in entry["failures"]]
         failures += [{"what": name, "reason": reason} for name, reason in (outcomes or {}).items() if reason]
-        ceilings = next((entry["ceilings"] for entry in entries.values() if "ceilings" in entry), {})
+        ceilings: dict[str, float] = next((entry["ceilings"] for entry in entries.values() if "ceilings" in entry), {})
         outcome = outcome_of(failures, outcomes is not None)
         session.results.put("bench", record(deadline, outcome, failures, ceilings=ceilings, facts=facts))
         parts: dict[str, list[Record]] = {
@@ -299,7 +299,9 @@ def profile(session: Session, deadline: Deadline) -> None:
     failures: list[Record] = []
     ncu = shutil.which("ncu")
     skipped = "ncu is not on the PATH" if ncu is None else ""
-    for case in gpu_profile.CASES[session.device] if ncu else ():
+    for case in gpu_profile.CASES[session.device]:
+        if ncu is None:
+            break
         found = gpu_profile.counters(case, ncu, PYTHON, deadline, folder, session.environment())
         if not isinstance(found, str):
             kernels += found

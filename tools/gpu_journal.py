@@ -46,8 +46,8 @@ class Journal:
         return self.path.stat().st_mtime if self.path.exists() else 0.0
 
     def _append(self, event: Entry) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(event) + "\n")
+        with self.path.open("ab", buffering=0) as file:  # one write: the next process appends to whole lines
+            file.write(json.dumps(event).encode() + b"\n")
 
     def _events(self) -> list[Entry]:
         if not self.path.exists():

@@ -38,14 +38,14 @@ class Job:
     """A process that writes a journal; `command` continues where the journal ends."""
 
     name: str
-    command: Sequence[str | Path]
+    command: Sequence[object]
     journal: Journal
     environment: dict[str, str] = field(default_factory=dict)
     patience: float = 120  # seconds without a line in the journal: a kernel that hangs does not end by itself
 
 
 def run_limited(
-    command: Sequence[str | Path],
+    command: Sequence[object],  # strings and paths
     deadline: Deadline,
     log: Path,
     cwd: Path,
@@ -90,24 +90,22 @@ def run_job(job: Job, deadline: Deadline, folder: Path, cwd: Path) -> str | None
     all the time there is. The job goes on in a new process then, as long as each of them gets a step further.
     """
     log = folder / f"{job.name}.log"
+    started = time.time()
+
+    def hangs() -> bool:
+        return time.time() - max(started, job.journal.changed()) > job.patience
+
     while True:
         before = len(job.journal.entries())
-        start = time.time()
-        status = run_limited(
-            job.command,
-            deadline,
-            log,
-            cwd,
-            job.environment,
-            lambda start=start: time.time() - max(start, job.journal.changed()) > job.patience,
-        )
+        started = time.time()
+        status = run_limited(job.command, deadline, log, cwd, job.environment, hangs)
         entries, planned = job.journal.entries(), job.journal.planned()
+        if planned is not None and len(entries) >= planned and None not in entries.values():
+            return None
         if not deadline.left:
             return f"cut short after {len(entries)} of {planned}: its time was up"
         if planned is None:
             return f"{ending(status)} before it had a plan, see {log}"
-        if len(entries) >= planned and None not in entries.values():
-            return None
         if len(entries) == before:
             return f"{ending(status)} without progress, see {log}"
         print(f"  {job.name}: its process ended after {len(entries)} of {planned}; starting it again", flush=True)

