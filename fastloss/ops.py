@@ -45,10 +45,8 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def autocast_applies(tensor: Tensor) -> bool:
     """Would autocast run a loss on `tensor` in float32?"""
-    device = tensor.device.type
-    return (
-        tensor.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    )
+    device = tensor.device.type  # asked only where torch knows autocast: it raises for meta tensors, for example
+    return tensor.dtype != torch.float64 and device in DEVICES and torch.is_autocast_enabled(device)
 
 
 def row_layout(matrix: Tensor) -> Tensor:

@@ -34,15 +34,19 @@ def tolerance(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps + 32 * torch.finfo(ops.accumulator_dtype(dtype)).eps
 
 
-def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, what: str = "value") -> None:
-    """`actual`, computed in `dtype`, against a float64 `expected`; NaN and infinities must be at the same places."""
+def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, what: str = "value", terms: float = 0.0) -> None:
+    """`actual`, computed in `dtype`, against a float64 `expected`; NaN and infinities must be at the same places.
+
+    `terms`: magnitude of the terms that the values are differences of, where they may all cancel: the gradient p - 1
+    of a confident row has the rounding of 1, in torch too.
+    """
     assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
     actual, expected = actual.detach().double().cpu(), expected.detach().double().cpu()
     finite = expected.isfinite()
     torch.testing.assert_close(
         actual[~finite], expected[~finite], rtol=0, atol=0, equal_nan=True, msg=f"{what}: nonfinite"
     )
-    scale = max(expected[finite].abs().max().item(), torch.finfo(dtype).tiny) if finite.any() else 1.0
+    scale = max(expected[finite].abs().max().item(), torch.finfo(dtype).tiny, terms) if finite.any() else 1.0
     torch.testing.assert_close(
         actual[finite],
         expected[finite],
@@ -50,6 +54,12 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, what: str
         atol=tolerance(dtype) * scale,
         msg=lambda text: f"{what} (seed {SEED}): {text}",
     )
+
+
+def gradient_terms(logits: Tensor, reduction: str, upstream: float = 1.0) -> float:
+    """The magnitude of p and q in the gradient of a row loss."""
+    rows = logits.numel() // max(1, logits.shape[min(1, logits.dim() - 1)])
+    return upstream / max(1, rows) if reduction == "mean" else upstream
 
 
 def to(value: Any, device: str, dtype: torch.dtype | None = None) -> Any:

@@ -104,14 +104,14 @@ inline torch::stable::Tensor allocate(const std::vector<int64_t>& sizes, torch::
       auto give_back = [](void* data, void* size) {
         OutputMemory::instance().give({data, reinterpret_cast<size_t>(size)});
       };
-      STABLE_TORCH_ERROR_CODE_CHECK(torch_from_blob(block.data, int64_t(sizes.size()), sizes.data(), strides.data(), 0,
-                                                    dtype, cpu, -1, &handle, aoti_torch_layout_strided(), nullptr, 0,
-                                                    give_back, reinterpret_cast<void*>(block.bytes)));
+      TORCH_ERROR_CODE_CHECK(torch_from_blob(block.data, int64_t(sizes.size()), sizes.data(), strides.data(), 0, dtype,
+                                             cpu, -1, &handle, aoti_torch_layout_strided(), nullptr, 0, give_back,
+                                             reinterpret_cast<void*>(block.bytes)));
       return torch::stable::Tensor(handle);
     }
   }
 #endif
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype, cpu, 0, &handle));
   torch::stable::Tensor tensor(handle);
 #if defined(__linux__) && defined(MADV_FREE) && defined(MADV_HUGEPAGE)
