@@ -7,8 +7,8 @@ buffer that was given away cannot be used again, so a second backward (``retain_
 There are two sets of autograd Functions:
 
 * eager mode uses `_OnePass` and `_Rows`, whose backward may keep state on `ctx` as above;
-* :mod:`torch.func` transforms and torch.compile use `_PureOnePass` and `_PureRows`, with ``setup_context`` and a
-  generated vmap rule, which must be pure.
+* :mod:`torch.func` transforms and torch.compile use `_Pure`, with ``setup_context`` and a generated vmap rule, which
+  must be pure.
 
 Differentiating the backward differentiates the reference body instead (`_Twice`): any derivative beyond the first is
 torch's own. Forward-mode never comes here; dispatch leaves it to the reference.
@@ -37,8 +37,7 @@ def row_loss(call: RowCall, namespace: str) -> Tensor:
     operators = getattr(torch.ops, namespace)
     logits, operands = call.logits, call.operands
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        function = _PureRows if operands.reduction == ops.NONE else _PureOnePass
-        loss = function.apply(logits, *operands, namespace)[0]
+        loss = _Pure.apply(logits, *operands, namespace)[0]
     elif not (logits.requires_grad and torch.is_grad_enabled()):
         loss = operators.row_forward(logits, *operands)[0]
     elif operands.reduction == ops.NONE:
@@ -146,8 +145,8 @@ def _differentiable_gradient(upstream: Tensor, logits: Tensor, operands: RowOper
 # ------------------------------------------------------------------------------------------ transforms, torch.compile
 
 
-class _PureOnePass(Function):
-    """logits -> (loss, gradient of the loss); the second output is not differentiable."""
+class _Pure(Function):
+    """logits -> (loss, what its backward needs: the gradient of a scalar loss, the state of the rows otherwise)."""
 
     generate_vmap_rule = True
 
@@ -163,7 +162,8 @@ class _PureOnePass(Function):
         namespace: str,
     ) -> tuple[Tensor, Tensor]:
         operators = getattr(torch.ops, namespace)
-        return operators.row_forward_backward(logits, target, weight, loss, parameters, ignore_index, reduction)
+        operator = operators.row_forward if reduction == ops.NONE else operators.row_forward_backward
+        return operator(logits, target, weight, loss, parameters, ignore_index, reduction)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -173,40 +173,8 @@ class _PureOnePass(Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        logits, target, weight, grad = ctx.saved_tensors
-        return _Twice.apply(upstream, logits, target, weight, grad, *ctx.rest), *[None] * 7
-
-
-class _PureRows(Function):
-    """logits -> (losses of the rows, state for the backward)."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        logits: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        loss: str,
-        parameters: list[float],
-        ignore_index: int,
-        reduction: int,
-        namespace: str,
-    ) -> tuple[Tensor, Tensor]:
-        return getattr(torch.ops, namespace).row_forward(
-            logits, target, weight, loss, parameters, ignore_index, reduction
-        )
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        logits, target, weight, *ctx.rest = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(logits, target, weight, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        logits, target, weight, state = ctx.saved_tensors
-        return _Twice.apply(upstream, logits, target, weight, state, *ctx.rest), *[None] * 7
+        logits, target, weight, known = ctx.saved_tensors
+        return _Twice.apply(upstream, logits, target, weight, known, *ctx.rest), *[None] * 7
 
 
 class _Twice(Function):
