@@ -172,8 +172,13 @@ class BuildBinaries(build_ext):
                 objects += self.per_instruction_set(build, csrc / "cpu" / "math_probe.cpp")
                 build.link(out, objects, "")
             elif name == "_cpu":
-                objects = [build.object(csrc / "cpu" / "operators.cpp", f"{CXX_FLAGS} {STABLE_ABI} {torch_include}")]
-                objects += self.per_instruction_set(build, csrc / "cpu" / "row.cpp")
+                glue = f"{CXX_FLAGS} {STABLE_ABI} {torch_include}"
+                objects = [
+                    build.object(csrc / "cpu" / f"{name}.cpp", glue)
+                    for name in ("row_operators", "pointwise_operators")
+                ]
+                for skeleton in ("row", "pointwise"):
+                    objects += self.per_instruction_set(build, csrc / "cpu" / f"{skeleton}.cpp")
                 build.link(out, objects, f"-L{torch_root / 'lib'} -ltorch_cpu -lc10")
             else:
                 self.cuda(build, out, torch_root)
@@ -185,14 +190,15 @@ class BuildBinaries(build_ext):
         assert home is not None
         source, library = ROOT / "csrc" / "cuda", torch_root / "lib"
         include = f"-isystem {torch_root / 'include'} -isystem {home / 'include'}"
-        glue = build.object(source / "launch.cpp", f"{CXX_FLAGS} -DUSE_CUDA {STABLE_ABI} {include}")
+        glue_flags = f"{CXX_FLAGS} -DUSE_CUDA {STABLE_ABI} {include}"
+        glue = [build.object(source / f"{file}.cpp", glue_flags) for file in ("launch", "launch_pointwise")]
         kernel_flags = f"-O3 -std=c++17 -Xcompiler -fPIC,-fvisibility=hidden {' '.join(architectures())}"
         objects = [build.object(file, kernel_flags, rule="nvcc") for file in sorted(source.glob("*.cu"))]
         runtime = f"-L{home / 'lib64'} -lcudart_static -lpthread -ldl -lrt"
         torch_libraries = f"-Wl,--no-as-needed -L{library} -ltorch_cpu -lc10"
         stub = [] if (library / "libtorch_cuda.so").exists() else [torch_cuda_stub(build)]
         torch_cuda = f"-L{build.directory if stub else library} -ltorch_cuda"
-        build.link(out, [glue, *objects], f"{torch_libraries} {torch_cuda} {runtime}", after=stub)
+        build.link(out, [*glue, *objects], f"{torch_libraries} {torch_cuda} {runtime}", after=stub)
 
     @staticmethod
     def per_instruction_set(build: Ninja, source: Path) -> list[str]:

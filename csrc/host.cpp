@@ -3,12 +3,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
 
 #include "cpu/features.h"
 #include "cpu/math_probe.h"
+#include "losses/pointwise.h"
 #include "losses/row.h"
 
 namespace py = pybind11;
@@ -53,6 +55,30 @@ py::tuple evaluate_row(const std::string& name, const std::vector<double>& param
   return py::make_tuple(loss, gradient);
 }
 
+// A pointwise loss at one element, in double and without a skeleton: (loss, derivatives, metrics, inside the domain?).
+py::tuple evaluate_pointwise(const std::string& name, const std::vector<double>& operands,
+                             const std::vector<double>& parameters) {
+  double loss = 0;
+  std::vector<double> derivatives, metrics;
+  bool inside = true;
+  const bool known = visit_pointwise_loss(name.c_str(), [&](auto tag) {
+    using F = typename decltype(tag)::template with<double>;
+    if (int(operands.size()) != F::operands || int(parameters.size()) != F::parameters)
+      throw py::value_error(name + " takes " + std::to_string(F::operands) + " operands and " +
+                            std::to_string(F::parameters) + " parameters");
+    double x[F::operands];
+    std::copy(operands.begin(), operands.end(), x);
+    const F f(parameters.data());
+    const auto element = f(x);
+    loss = element.loss;
+    derivatives.assign(element.derivative, element.derivative + F::operands);
+    metrics.assign(element.metric, element.metric + F::metrics);
+    if constexpr (F::requirement != nullptr) inside = f.valid(x);
+  });
+  if (!known) throw py::key_error("no pointwise loss is called " + name);
+  return py::make_tuple(loss, derivatives, metrics, inside);
+}
+
 std::vector<float> vector_math(const std::string& set, const std::string& name, std::vector<float> values) {
   const MathProbe* probe = set == "baseline" ? baseline::math_probes : nullptr;
 #if defined(__x86_64__)
@@ -92,6 +118,8 @@ PYBIND11_MODULE(_host, m) {
   m.def("evaluate_row", &evaluate_row, py::arg("name"), py::arg("parameters"), py::arg("logits"), py::arg("target"),
         py::arg("soft") = std::vector<double>(), py::arg("weight") = std::vector<double>(),
         "(loss, gradient) of one row, in double precision, straight from the functor.");
+  m.def("evaluate_pointwise", &evaluate_pointwise, py::arg("name"), py::arg("operands"), py::arg("parameters"),
+        "(loss, derivatives, metrics, inside the domain?) at one element, in double, straight from the functor.");
   m.def("vector_math", &vector_math, "A vector function of one instruction set, applied to a list of floats.");
 }
 

@@ -16,10 +16,43 @@ namespace math {
 
 FASTLOSS_INLINE float exp(float x) { return expf(x); }
 FASTLOSS_INLINE double exp(double x) { return ::exp(x); }
+FASTLOSS_INLINE float expm1(float x) { return expm1f(x); }
+FASTLOSS_INLINE double expm1(double x) { return ::expm1(x); }
 FASTLOSS_INLINE float log(float x) { return logf(x); }
 FASTLOSS_INLINE double log(double x) { return ::log(x); }
+FASTLOSS_INLINE float log1p(float x) { return log1pf(x); }
+FASTLOSS_INLINE double log1p(double x) { return ::log1p(x); }
+FASTLOSS_INLINE float log1p_unit(float x) { return log1pf(x); }  // for x in [0, 1]
+FASTLOSS_INLINE double log1p_unit(double x) { return ::log1p(x); }
 FASTLOSS_INLINE float tanh(float x) { return tanhf(x); }
 FASTLOSS_INLINE double tanh(double x) { return ::tanh(x); }
+FASTLOSS_INLINE float sqrt(float x) { return sqrtf(x); }
+FASTLOSS_INLINE double sqrt(double x) { return ::sqrt(x); }
+
+// Of any of the types; NaN in, NaN out.
+template <class V>
+FASTLOSS_INLINE V abs(V x) {
+  return (x < V{}) ? -x : x;
+}
+template <class V>
+FASTLOSS_INLINE V maximum(V a, V b) {
+  return (a > b) | (a != a) ? a : b;
+}
+template <class V>
+FASTLOSS_INLINE V minimum(V a, V b) {
+  return (a < b) | (a != a) ? a : b;
+}
+template <class V>
+FASTLOSS_INLINE V clamp(V x, V low, V high) {
+  x = (x < low) ? low : x;
+  return (x > high) ? high : x;
+}
+// -1, 0 or 1; 0 for NaN
+template <class V>
+FASTLOSS_INLINE V sign(V x) {
+  const V zero{};
+  return (x > zero) ? zero + 1.0f : (x < zero) ? zero - 1.0f : zero;
+}
 
 }  // namespace math
 }  // namespace fastloss

@@ -1,24 +1,23 @@
 """The whole choice of backend: the decorator of fused losses, and what users set and ask.
 
 A call of a fused loss goes: bind the arguments -> lower them to the operands of a skeleton, or find out why they do not
-fit -> select a backend -> run it through :mod:`fastloss.autograd`. The body of the loss, in torch, is the reference
-backend: it answers what no kernel can, and it is what every kernel is tested against.
+fit -> select a backend -> run its operators. :mod:`fastloss.skeletons` has the lowering and the autograd. The body of
+the loss, in torch, is the reference backend: it answers what no kernel can, and every kernel is tested against it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
-from fastloss import autograd, lowering, ops
+from fastloss import lowering, ops
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 
@@ -136,7 +135,26 @@ _CHOICES: dict[tuple[str, str], Explanation | None] = {
 _EXPLICIT_REFERENCE = Explanation("reference", "chosen explicitly")
 
 
-def _select(requested: str, call: lowering.RowCall | str) -> Explanation:
+class Call(Protocol):
+    """A call of a loss, lowered to the operators of a skeleton."""
+
+    @property
+    def device_type(self) -> str: ...
+
+    def run(self, namespace: str) -> Any: ...
+
+
+class Skeleton(Protocol):
+    """What a loss says of itself, such as :class:`fastloss.skeletons.row.Row`."""
+
+    def attach(self, reference: Callable[..., Any]) -> None: ...
+
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> Call | str: ...
+
+    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+
+
+def _select(requested: str, call: Call | str) -> Explanation:
     """The backend of a lowered call; a BackendError if an explicit one cannot run it."""
     if isinstance(call, lowering.Invalid):
         return Explanation("reference", f"left to torch: {call}")
@@ -144,7 +162,7 @@ def _select(requested: str, call: lowering.RowCall | str) -> Explanation:
         reason: str | None = call
         chosen = Explanation("reference", call) if requested == "auto" else None
     else:
-        device = call.logits.device.type
+        device = call.device_type
         chosen = _CHOICES[requested, device]
         reason = None if chosen else unavailable(requested, device)
     if chosen is None:
@@ -152,47 +170,34 @@ def _select(requested: str, call: lowering.RowCall | str) -> Explanation:
     return chosen
 
 
-def fused(*, parameters: Mapping[str, lowering.Parameter], weight: str = "weight") -> Callable[[Loss], Loss]:
-    """Gives a loss over rows of logits its fused kernels; the decorated body remains the reference backend.
-
-    The functor (csrc/losses/row.h) and the Triton helper are found under the function's own name.
+def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
+    """Gives a loss its fused kernels; the decorated body remains the reference backend.
 
     Args:
-        parameters: the hyper-parameters that the kernels take, in the order in which they take them.
-        weight: name of the argument that holds the class weights.
+        skeleton: says which kernels the loss runs on and what its arguments are to them.
     """
 
     def decorate(reference: Loss) -> Loss:
-        spec = lowering.RowSpec(
-            name=reference.__name__,
-            arguments=tuple(inspect.signature(reference).parameters),
-            positional=sum(
-                p.kind is not inspect.Parameter.KEYWORD_ONLY for p in inspect.signature(reference).parameters.values()
-            ),
-            parameters=dict(parameters),
-            weight=weight,
-            reference=reference,
-        )
-        autograd.REFERENCES[spec.name] = spec
+        skeleton.attach(reference)
 
-        def plan(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, lowering.RowCall | str]:
+        def plan(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, Call | str]:
             requested = _requested()
             if requested == "reference":
                 return _EXPLICIT_REFERENCE, ""
-            call = lowering.lower_row(spec, args, kwargs, automatic=requested == "auto")
+            call = skeleton.lower(args, kwargs, automatic=requested == "auto")
             return _select(requested, call), call
 
         @functools.wraps(reference)
         def loss(*args: Any, **kwargs: Any) -> Any:
             explanation, call = plan(args, kwargs)
             if isinstance(call, str):
-                result = reference(*args, **kwargs)
+                result = skeleton.answer(args, kwargs)
                 if isinstance(call, lowering.Invalid) and call is not lowering.EMPTY and _requested() != "auto":
                     raise BackendError(f"fastloss: backend {_requested()!r} cannot run this call: {call}")
                 return result
             if explanation.backend == "reference":
-                return reference(*args, **kwargs)
-            return autograd.row_loss(call, _NAMESPACE[explanation.backend])
+                return skeleton.answer(args, kwargs)
+            return call.run(_NAMESPACE[explanation.backend])
 
         loss.plan = plan  # type: ignore[attr-defined]
         return loss  # type: ignore[return-value]

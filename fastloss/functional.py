@@ -1,5 +1,49 @@
 """All losses as functions, in one flat namespace that mirrors :mod:`torch.nn.functional`."""
 
+from fastloss.losses.binary import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    hinge_embedding_loss,
+    hinge_loss,
+    margin_ranking_loss,
+    sigmoid_focal_loss,
+    soft_margin_loss,
+)
 from fastloss.losses.classification import cross_entropy
+from fastloss.losses.likelihood import (
+    gaussian_nll_loss,
+    kl_div,
+    laplace_nll_loss,
+    poisson_nll_loss,
+)
+from fastloss.losses.regression import (
+    expectile_loss,
+    huber_loss,
+    l1_loss,
+    log_cosh_loss,
+    mse_loss,
+    quantile_loss,
+    smooth_l1_loss,
+)
 
-__all__ = ["cross_entropy"]
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "expectile_loss",
+    "gaussian_nll_loss",
+    "hinge_embedding_loss",
+    "hinge_loss",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "laplace_nll_loss",
+    "log_cosh_loss",
+    "margin_ranking_loss",
+    "mse_loss",
+    "poisson_nll_loss",
+    "quantile_loss",
+    "sigmoid_focal_loss",
+    "smooth_l1_loss",
+    "soft_margin_loss",
+]

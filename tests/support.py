@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastloss import dispatch, ops
+from fastloss import dispatch
+from fastloss.lowering import accumulator_dtype
 
 SEED = int(os.environ.get("FASTLOSS_TEST_SEED") or torch.randint(2**31, ()).item())
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -31,7 +32,7 @@ def generator(name: str) -> torch.Generator:
 def tolerance(dtype: torch.dtype) -> float:
     """Relative to the largest magnitude of the compared tensor: rounding of the stored result (half an eps, doubled for
     the reciprocal and scale factors that are applied to it), and a few dozen roundings of the accumulator."""
-    return torch.finfo(dtype).eps + 32 * torch.finfo(ops.accumulator_dtype(dtype)).eps
+    return torch.finfo(dtype).eps + 32 * torch.finfo(accumulator_dtype(dtype)).eps
 
 
 def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, what: str = "value", terms: float = 0.0) -> None:

@@ -13,7 +13,8 @@ import torch
 from support import BACKENDS
 
 import fastloss
-from fastloss import dispatch, doctor, lowering
+from fastloss import dispatch, doctor
+from fastloss.skeletons import row
 
 needs_cpu = pytest.mark.skipif(("cpu", "cpu") not in BACKENDS, reason=str(dispatch.unavailable("cpu", "cpu")))
 
@@ -162,7 +163,7 @@ def test_operators_pass_opcheck():
 def test_validation_before_a_launch():
     """What FASTLOSS_VALIDATE=1 runs for CUDA tensors."""
     target = torch.tensor([0, 4, -100, 7])
-    lowering._validate(target, 8, -100)
+    row._validate(target, 8, -100)
     for wrong in (target.clone().fill_(8), torch.tensor([-1])):
         with pytest.raises(IndexError, match=f"Target {wrong[0]} is out of bounds"):
-            lowering._validate(wrong, 8, -100)
+            row._validate(wrong, 8, -100)

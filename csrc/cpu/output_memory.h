@@ -85,14 +85,21 @@ inline size_t element_size(torch::headeronly::ScalarType type) {
   return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
 }
 
-// An uninitialised contiguous tensor on the CPU.
-inline torch::stable::Tensor allocate(const std::vector<int64_t>& sizes, torch::headeronly::ScalarType type) {
+inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& sizes) {
   std::vector<int64_t> strides(sizes.size());
   int64_t numel = 1;
   for (size_t i = sizes.size(); i-- > 0;) {
     strides[i] = numel;
     numel *= sizes[i];
   }
+  return strides;
+}
+
+// An uninitialised tensor on the CPU, whose strides (of a dense layout) are given.
+inline torch::stable::Tensor allocate(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                                      torch::headeronly::ScalarType type) {
+  int64_t numel = 1;
+  for (int64_t size : sizes) numel *= size;
   const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   const int32_t cpu = aoti_torch_device_type_cpu();
   AtenTensorHandle handle = nullptr;
@@ -122,6 +129,10 @@ inline torch::stable::Tensor allocate(const std::vector<int64_t>& sizes, torch::
   }
 #endif
   return tensor;
+}
+
+inline torch::stable::Tensor allocate(const std::vector<int64_t>& sizes, torch::headeronly::ScalarType type) {
+  return allocate(sizes, contiguous_strides(sizes), type);
 }
 
 }  // namespace fastloss

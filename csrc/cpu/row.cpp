@@ -432,6 +432,8 @@ void for_type(const RowProblem& p, F f) {
         return f(RowTask<typename decltype(loss)::template with<float>, Half>(p));
       case DType::bfloat16:
         return f(RowTask<typename decltype(loss)::template with<float>, BFloat16>(p));
+      default:  // the glue has refused it
+        return;
     }
   });
 }

@@ -2,9 +2,9 @@
 #pragma once
 #include <stdint.h>
 
-namespace fastloss {
+#include "storage.h"
 
-enum class DType : int { float64, float32, float16, bfloat16 };
+namespace fastloss {
 
 // A matrix of logits, soft targets or gradients: element (outer n, class c, inner d) is at n*outer + c*step + d.
 // Where inner == 1 ("rows") step is 1 and a row is contiguous; else ("columns") neighbouring rows are contiguous.

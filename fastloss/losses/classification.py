@@ -6,20 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss import ops
 from fastloss.dispatch import fused
-from fastloss.lowering import Parameter
+from fastloss.lowering import Parameter, autocast_applies
+from fastloss.skeletons.row import Row
 
 __all__ = ["cross_entropy"]
 
 
 @fused(
-    parameters={
-        "label_smoothing": Parameter(0.0, high=1.0),
-        "z_loss": Parameter(0.0),
-        "softcap": Parameter(0.0),
-        "temperature": Parameter(1.0, low=1e-30),
-    },
+    Row(
+        parameters={
+            "label_smoothing": Parameter(0.0, high=1.0),
+            "z_loss": Parameter(0.0),
+            "softcap": Parameter(0.0),
+            "temperature": Parameter(1.0, low=1e-30),
+        }
+    )
 )
 def cross_entropy(
     input: Tensor,
@@ -93,7 +95,7 @@ def cross_entropy(
     tempered = isinstance(temperature, Tensor) or temperature != 1.0
     if not isinstance(temperature, Tensor) and temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    if (softcap or tempered or z_loss) and ops.autocast_applies(input):
+    if (softcap or tempered or z_loss) and autocast_applies(input):
         input = input.float()  # as autocast does with torch's own cross_entropy, here before the extras
         weight = weight if weight is None else weight.float()
     if softcap:

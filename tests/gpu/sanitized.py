@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastloss  # noqa: F401  (defines the operators)
-from fastloss import ops
+from fastloss.lowering import accumulator_dtype
+from fastloss.skeletons import row_operators
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -32,7 +33,7 @@ def misaligned(tensor: Tensor, device: str) -> Tensor:
 
 def check(backend: str, device: str, shape: tuple[int, ...], dtype: torch.dtype, soft: bool) -> None:
     o = torch.ops.fastloss_triton if backend == "triton" else torch.ops.fastloss
-    accumulator = ops.accumulator_dtype(dtype)
+    accumulator = accumulator_dtype(dtype)
     logits = torch.randn(shape).to(dtype)
     batch = shape[:1] + shape[2:]
     index = torch.randint(shape[1], batch)
@@ -50,15 +51,15 @@ def check(backend: str, device: str, shape: tuple[int, ...], dtype: torch.dtype,
     x = misaligned(logits, device)
     t = misaligned(target, device) if soft else target.flatten().to(device)
     tail = (t, weight.to(device), "cross_entropy", PARAMETERS, -100)
-    loss, state = o.row_forward(x, *tail, ops.NONE)
+    loss, state = o.row_forward(x, *tail, row_operators.NONE)
     assert_close(loss.view(batch), rows, dtype, "losses of the rows")
-    assert_close(o.row_forward(x, *tail, ops.MEAN)[0], value, dtype, "mean")
+    assert_close(o.row_forward(x, *tail, row_operators.MEAN)[0], value, dtype, "mean")
     gradient = o.row_backward(upstream.to(device), x, *tail[:2], state, *tail[2:])
     assert_close(gradient, rows_grad, dtype, "gradient of the rows")
-    loss, gradient = o.row_forward_backward(x, *tail, ops.MEAN)
+    loss, gradient = o.row_forward_backward(x, *tail, row_operators.MEAN)
     assert_close(loss, value, dtype, "mean in one pass")
     assert_close(gradient, grad, dtype, "gradient in one pass")
-    o.row_forward_backward_(x, *tail, ops.MEAN)
+    o.row_forward_backward_(x, *tail, row_operators.MEAN)
     assert torch.equal(x.cpu(), gradient.cpu()), "in place"
     if device == "cpu":
         return  # there torch multiplies

@@ -11,40 +11,17 @@
 #include <vector>
 
 #include "features.h"
+#include "glue.h"
 #include "output_memory.h"
 #include "row.h"
 
 namespace fastloss {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
-
-DType storage_type(ScalarType type) {
-  switch (type) {
-    case ScalarType::Double:
-      return DType::float64;
-    case ScalarType::Float:
-      return DType::float32;
-    case ScalarType::Half:
-      return DType::float16;
-    case ScalarType::BFloat16:
-      return DType::bfloat16;
-    default:
-      throw std::runtime_error("fastloss: the CPU kernels take float64, float32, float16 and bfloat16");
-  }
-}
 
 ScalarType accumulator_type(const Tensor& logits) {
   return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-std::vector<int64_t> shape(const Tensor& t) {
-  std::vector<int64_t> sizes(t.dim());
-  for (int64_t i = 0; i < t.dim(); ++i) sizes[i] = t.size(i);
-  return sizes;
 }
 
 RowMatrix matrix(const Tensor& t) { return {t.data_ptr(), t.stride(0), t.dim() == 3 ? t.stride(1) : 1}; }
@@ -69,7 +46,8 @@ struct Call {
       : logits(logits), target(target), weight(weight), loss(std::move(loss)), parameters(std::move(parameters)) {
     const bool columns = logits.dim() == 3;
     RowProblem& p = problem;
-    p.dtype = storage_type(logits.scalar_type());
+    p.dtype = storage_type(logits);
+    if (p.dtype > DType::bfloat16) throw std::runtime_error("fastloss: the logits are not floating-point");
     p.loss = this->loss.c_str();
     p.parameters = this->parameters.data();
     p.outer = logits.size(0);

@@ -1,4 +1,4 @@
-"""The losses as Modules, with torch.nn's names and constructor arguments; extras are keyword-only."""
+"""Modules of :mod:`fastloss.losses.classification`; the functions have the formulas and describe every argument."""
 
 from __future__ import annotations
 

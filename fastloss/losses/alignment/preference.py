@@ -1,0 +1,440 @@
+"""Learning from preferences without a reward model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastloss.dispatch import fused
+from fastloss.losses.precision import result_dtype
+from fastloss.losses.terms import REWARD_METRICS, Batch, Terms, counted, detached
+from fastloss.lowering import Parameter
+from fastloss.skeletons.pointwise import Pointwise
+
+__all__ = ["dpo_loss", "kto_loss", "orpo_loss", "simpo_loss"]
+
+_POSITIVE = 1e-30  # the least beta that the kernels take
+_DPO_TYPES = ("sigmoid", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "apo_zero", "apo_down", "sppo_hard")
+_SIMPO_TYPES = ("sigmoid", "hinge")
+_KTO_TYPES = ("kto", "apo_zero_unpaired")
+_LARGEST_SMOOTHING = {"sigmoid": 1.0, "exo_pair": 1.0, "robust": 0.5}  # inclusive for sigmoid alone
+_EXO_SMOOTHING = 1e-3  # what 0 stands for: its logarithm is a part of the loss
+_ODDS_BOUND = 1e-7  # a log-prob of 0 has infinite odds
+
+
+def _check_type(loss_type: str, types: tuple[str, ...]) -> None:
+    if loss_type not in types:
+        raise ValueError(f"{loss_type!r} is not a valid loss_type; choose one of {', '.join(types)}")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
+def _smoothing(loss_type: str, label_smoothing: float) -> float:
+    """The label smoothing that the formula of this type takes."""
+    largest = _LARGEST_SMOOTHING.get(loss_type)
+    if largest is None:
+        if label_smoothing:
+            raise ValueError(f"loss_type {loss_type!r} has no label smoothing, got {label_smoothing}")
+        return 0.0
+    if not 0 <= label_smoothing <= largest or (label_smoothing == largest and loss_type != "sigmoid"):
+        raise ValueError(f"label_smoothing {label_smoothing} is out of range for loss_type {loss_type!r}")
+    return label_smoothing or (_EXO_SMOOTHING if loss_type == "exo_pair" else 0.0)
+
+
+def _checked_type(types: tuple[str, ...]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The kernels are chosen by loss_type, and take the label smoothing of the formula."""
+
+    def prepare(arguments: dict[str, Any]) -> dict[str, Any]:
+        loss_type = arguments.get("loss_type", types[0])
+        _check_type(loss_type, types)
+        if "label_smoothing" not in arguments and loss_type != "exo_pair":
+            return arguments
+        return {**arguments, "label_smoothing": _smoothing(loss_type, arguments.get("label_smoothing", 0.0))}
+
+    return prepare
+
+
+def _sigmoid_losses(margin: Tensor, smoothing: float) -> Tensor:
+    losses = -F.logsigmoid(margin)
+    return losses if smoothing == 0 else (1 - smoothing) * losses - smoothing * F.logsigmoid(-margin)
+
+
+def _dpo_losses(loss_type: str, chosen: Tensor, rejected: Tensor, beta: float, smoothing: float) -> Tensor:
+    """From the rewards of the pair."""
+    margin = chosen - rejected
+    if loss_type == "sigmoid":
+        return _sigmoid_losses(margin, smoothing)
+    if loss_type == "robust":
+        flipped = smoothing * F.logsigmoid(-margin)
+        return (flipped - (1 - smoothing) * F.logsigmoid(margin)) / (1 - 2 * smoothing)
+    if loss_type == "hinge":
+        return F.relu(1 - margin)
+    if loss_type == "ipo":
+        return ((margin - 0.5) / beta).square()
+    if loss_type == "exo_pair":
+        right = margin.sigmoid() * (F.logsigmoid(margin) - math.log1p(-smoothing))
+        return right + (-margin).sigmoid() * (F.logsigmoid(-margin) - math.log(smoothing))
+    if loss_type == "nca_pair":
+        return -F.logsigmoid(chosen) - 0.5 * (F.logsigmoid(-chosen) + F.logsigmoid(-rejected))
+    if loss_type == "apo_zero":
+        return (-chosen).sigmoid() + rejected.sigmoid()
+    if loss_type == "apo_down":
+        return chosen.sigmoid() + (-margin).sigmoid()
+    return ((chosen - 0.5) / beta).square() + ((rejected + 0.5) / beta).square()  # sppo_hard
+
+
+@fused(
+    Pointwise(
+        operands=(
+            "policy_chosen_logps",
+            "policy_rejected_logps",
+            "reference_chosen_logps",
+            "reference_rejected_logps",
+        ),
+        parameters={"beta": Parameter(0.1, low=_POSITIVE), "label_smoothing": Parameter(0.0, high=1.0)},
+        differentiable=("policy_chosen_logps", "policy_rejected_logps"),
+        metrics=REWARD_METRICS,
+        variant="loss_type",
+        prepare=_checked_type(_DPO_TYPES),
+    )
+)
+def dpo_loss(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    reference_chosen_logps: Tensor | float,
+    reference_rejected_logps: Tensor | float,
+    *,
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    loss_type: str = "sigmoid",
+    reduction: str = "mean",
+    mask: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    return_terms: bool = False,
+) -> Tensor | tuple[Tensor, Terms]:
+    r"""Direct preference optimisation, and its relatives, from log-probabilities of pairs of sequences.
+
+    With the rewards :math:`c = \beta(\log\pi - \log\pi_{ref})` of the chosen sequence, r of the rejected one, their
+    margin m = c - r, and :math:`\epsilon` = ``label_smoothing``:
+
+    =============  ==============================================================================================
+    ``loss_type``  loss
+    =============  ==============================================================================================
+    "sigmoid"      :math:`-(1-\epsilon)\log\sigma(m) - \epsilon\log\sigma(-m)` (DPO; conservative DPO with smoothing)
+    "robust"       :math:`(-(1-\epsilon)\log\sigma(m) + \epsilon\log\sigma(-m)) / (1 - 2\epsilon)`
+    "hinge"        :math:`\max(0, 1 - m)`
+    "ipo"          :math:`(m/\beta - 1/(2\beta))^2`; meant for log-probs averaged over the tokens
+    "exo_pair"     :math:`\mathrm{KL}((\sigma(m), \sigma(-m)) \,\|\, (1-\epsilon, \epsilon))`; 0 stands for 1e-3
+    "nca_pair"     :math:`-\log\sigma(c) - \tfrac12\log\sigma(-c) - \tfrac12\log\sigma(-r)`
+    "apo_zero"     :math:`1 - \sigma(c) + \sigma(r)`
+    "apo_down"     :math:`\sigma(c) + 1 - \sigma(m)`
+    "sppo_hard"    :math:`(c/\beta - 1/(2\beta))^2 + (r/\beta + 1/(2\beta))^2`
+    =============  ==============================================================================================
+
+    The log-probabilities of the reference are constants: no gradient flows into them.
+
+    Args:
+        policy_chosen_logps, policy_rejected_logps: log-probabilities of the sequences under the policy.
+        reference_chosen_logps, reference_rejected_logps: the same under the reference; numbers (0, say) are taken too.
+        beta: positive; how strongly the policy is held to the reference.
+        label_smoothing: probability that a label is wrong: in [0, 1] for "sigmoid", [0, 0.5) for "robust" and
+            "exo_pair"; the other types have none.
+        loss_type: see above.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        mask: broadcasts to the losses; 0 takes a pair out, whatever it holds. Other values weight it.
+        normalizer: the denominator of the mean instead of what the mask counts: a number or a 0-d tensor.
+        return_terms: also return what is usually logged.
+
+    Shape:
+        - all tensors: any, usually (N), broadcast together
+        - output: the broadcast shape for ``"none"``, else ()
+
+    Returns:
+        The loss, or (loss, terms) with ``return_terms``. The terms are detached 0-d tensors, means over what the mask
+        counts: ``chosen_reward``, ``rejected_reward``, ``margin`` and ``accuracy`` (share of the pairs with m > 0).
+
+    Raises:
+        ValueError: an unknown ``loss_type`` or ``reduction``, a ``beta`` or ``label_smoothing`` out of range.
+
+    Source:
+        DPO: Rafailov et al. 2023, arXiv:2305.18290. Robust: Chowdhury et al. 2024, arXiv:2403.00409. Hinge: Zhao et al.
+        2023, arXiv:2305.10425. IPO: Azar et al. 2023, arXiv:2310.12036. EXO: Ji et al. 2024, arXiv:2402.00856. NCA:
+        Chen et al. 2024, arXiv:2402.05369. APO: D'Oosterlinck et al. 2024, arXiv:2408.06266. SPPO: Wu et al. 2024,
+        arXiv:2405.00675.
+
+    Example:
+        >>> dpo_loss(torch.tensor([-1.0]), torch.tensor([-3.0]), torch.tensor([-2.0]), torch.tensor([-2.0])).item()
+        0.5981388092041016
+    """
+    _check_type(loss_type, _DPO_TYPES)
+    _check_positive("beta", beta)
+    smoothing = _smoothing(loss_type, label_smoothing)
+    dtype = result_dtype(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    policy_chosen, policy_rejected, reference_chosen, reference_rejected = counted(
+        mask,
+        policy_chosen_logps,
+        policy_rejected_logps,
+        detached(reference_chosen_logps),
+        detached(reference_rejected_logps),
+    )
+    chosen = beta * (policy_chosen - reference_chosen)
+    rejected = beta * (policy_rejected - reference_rejected)
+    losses = _dpo_losses(loss_type, chosen, rejected, beta, smoothing)
+    batch = Batch(losses, reduction, mask, normalizer, dtype)
+    return (batch.loss(), batch.rewards(chosen, rejected)) if return_terms else batch.loss()
+
+
+@fused(
+    Pointwise(
+        operands=("chosen_avg_logps", "rejected_avg_logps"),
+        parameters={
+            "beta": Parameter(2.0, low=_POSITIVE),
+            "gamma": Parameter(1.0, low=-math.inf),
+            "label_smoothing": Parameter(0.0, high=1.0),
+        },
+        metrics=REWARD_METRICS,
+        variant="loss_type",
+        prepare=_checked_type(_SIMPO_TYPES),
+    )
+)
+def simpo_loss(
+    chosen_avg_logps: Tensor,
+    rejected_avg_logps: Tensor,
+    *,
+    beta: float = 2.0,
+    gamma: float = 1.0,
+    label_smoothing: float = 0.0,
+    loss_type: str = "sigmoid",
+    reduction: str = "mean",
+    mask: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    return_terms: bool = False,
+) -> Tensor | tuple[Tensor, Terms]:
+    r"""Simple preference optimisation: no reference, log-probabilities averaged over the tokens, a target margin.
+
+    With the rewards :math:`c = \beta\log\pi / |y|` of the chosen sequence, r of the rejected one, and
+    :math:`m = c - r - \gamma`:
+
+    .. math::
+        \ell = -(1-\epsilon)\log\sigma(m) - \epsilon\log\sigma(-m)
+        \quad\text{("sigmoid")}, \qquad \ell = \max(0, 1 - m) \quad\text{("hinge")}.
+
+    Args:
+        chosen_avg_logps, rejected_avg_logps: mean log-probability of a token of each sequence.
+        beta: positive; scales the rewards.
+        gamma: by how much the chosen reward is to be larger. The paper takes 0.3 to 1.6 with ``beta`` from 2 to 2.5.
+        label_smoothing: in [0, 1], for "sigmoid"; probability that a label is wrong.
+        loss_type: ``"sigmoid"`` or ``"hinge"``.
+        reduction, mask, normalizer: as in :func:`dpo_loss`.
+        return_terms: also return what is usually logged.
+
+    Shape:
+        - all tensors: any, usually (N), broadcast together
+        - output: the broadcast shape for ``"none"``, else ()
+
+    Returns:
+        The loss, or (loss, terms) with ``return_terms``; the terms are those of :func:`dpo_loss`, without ``gamma``.
+
+    Raises:
+        ValueError: an unknown ``loss_type`` or ``reduction``, a ``beta`` or ``label_smoothing`` out of range.
+
+    Source:
+        Meng et al. 2024, arXiv:2405.14734.
+
+    Example:
+        >>> simpo_loss(torch.tensor([-1.0]), torch.tensor([-1.5])).item()
+        0.6931471824645996
+    """
+    _check_type(loss_type, _SIMPO_TYPES)
+    _check_positive("beta", beta)
+    smoothing = _smoothing(loss_type, label_smoothing)
+    dtype = result_dtype(chosen_avg_logps, rejected_avg_logps)
+    chosen, rejected = counted(mask, chosen_avg_logps, rejected_avg_logps)
+    margin = beta * (chosen - rejected) - gamma
+    losses = F.relu(1 - margin) if loss_type == "hinge" else _sigmoid_losses(margin, smoothing)
+    batch = Batch(losses, reduction, mask, normalizer, dtype)
+    return (batch.loss(), batch.rewards(beta * chosen, beta * rejected)) if return_terms else batch.loss()
+
+
+def _log_odds(logp: Tensor) -> Tensor:
+    """log(p / (1 - p)). One formula is enough: where exp rounds 1 - p to 1, it loses less than an ulp of log p."""
+    logp = logp.clamp(max=-_ODDS_BOUND)
+    return logp - torch.log(-torch.expm1(logp))
+
+
+@fused(
+    Pointwise(
+        operands=("chosen_avg_logps", "rejected_avg_logps"),
+        parameters={"beta": Parameter(0.1, low=_POSITIVE), "sft_coefficient": Parameter(0.0, low=-math.inf)},
+        metrics={**REWARD_METRICS, "log_odds": "mean", "odds_loss": "term", "sft_loss": "term"},
+    )
+)
+def orpo_loss(
+    chosen_avg_logps: Tensor,
+    rejected_avg_logps: Tensor,
+    *,
+    beta: float = 0.1,
+    sft_coefficient: float = 0.0,
+    reduction: str = "mean",
+    mask: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    return_terms: bool = False,
+) -> Tensor | tuple[Tensor, Terms]:
+    r"""Odds-ratio preference optimisation: no reference, log-probabilities averaged over the tokens.
+
+    With the mean log-probabilities c of the chosen sequence and r of the rejected one,
+
+    .. math::
+        \ell = -\beta\,\log\sigma\bigl(\omega(c) - \omega(r)\bigr) - \mathrm{sft\_coefficient}\cdot c, \qquad
+        \omega(y) = \log\frac{e^y}{1 - e^y} = y - \log(1 - e^y).
+
+    The paper's loss is the one with ``sft_coefficient=1``; at the default of 0 this is its second part, for those who
+    have the first (the cross-entropy of the chosen sequences, usually a mean over all tokens) already.
+
+    Args:
+        chosen_avg_logps, rejected_avg_logps: mean log-probability of a token of each sequence, below 0. The odds treat
+            one above -1e-7 as -1e-7, and give it no gradient.
+        beta: positive; weight of the odds ratio.
+        sft_coefficient: any number; weight of the chosen sequence's own likelihood.
+        reduction, mask, normalizer: as in :func:`dpo_loss`.
+        return_terms: also return what is usually logged.
+
+    Shape:
+        - all tensors: any, usually (N), broadcast together
+        - output: the broadcast shape for ``"none"``, else ()
+
+    Returns:
+        The loss, or (loss, terms) with ``return_terms``. The terms are those of :func:`dpo_loss` with the rewards
+        :math:`\beta c` and :math:`\beta r`; ``log_odds`` (the difference above, averaged); ``odds_loss`` and
+        ``sft_loss`` (-c): the parts of the loss, the second without its coefficient, reduced as the loss is (summed for
+        ``"none"``).
+
+    Raises:
+        ValueError: an unknown ``reduction``, a ``beta`` that is not positive.
+
+    Source:
+        Hong et al. 2024, arXiv:2403.07691.
+
+    Example:
+        >>> orpo_loss(torch.tensor([-0.5]), torch.tensor([-0.5])).item()
+        0.06931471824645996
+    """
+    _check_positive("beta", beta)
+    dtype = result_dtype(chosen_avg_logps, rejected_avg_logps)
+    chosen, rejected = counted(mask, chosen_avg_logps, rejected_avg_logps)
+    log_odds = _log_odds(chosen) - _log_odds(rejected)
+    odds_losses = -beta * F.logsigmoid(log_odds)
+    losses = odds_losses - sft_coefficient * chosen
+    batch = Batch(losses, reduction, mask, normalizer, dtype)
+    if not return_terms:
+        return batch.loss()
+    return batch.loss(), {
+        **batch.rewards(beta * chosen, beta * rejected),
+        "log_odds": batch.mean(log_odds),
+        "odds_loss": batch.part(odds_losses),
+        "sft_loss": batch.part(-chosen),
+    }
+
+
+@fused(
+    Pointwise(
+        operands=("policy_logps", "reference_logps", "desirable", "kl"),
+        constants={"kl": 0.0},
+        parameters={
+            "beta": Parameter(0.1, low=_POSITIVE),
+            "desirable_weight": Parameter(1.0),
+            "undesirable_weight": Parameter(1.0),
+        },
+        differentiable=("policy_logps",),
+        metrics={"desirable_reward": "mean", "undesirable_reward": "mean", "desirable_fraction": "mean"},
+        variant="loss_type",
+        prepare=_checked_type(_KTO_TYPES),
+    )
+)
+def kto_loss(
+    policy_logps: Tensor,
+    reference_logps: Tensor | float,
+    desirable: Tensor,
+    kl: Tensor | float | None = None,
+    *,
+    beta: float = 0.1,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+    loss_type: str = "kto",
+    reduction: str = "mean",
+    mask: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    return_terms: bool = False,
+) -> Tensor | tuple[Tensor, Terms]:
+    r"""Kahneman-Tversky optimisation, from single sequences that are desirable or not.
+
+    With :math:`d = \log\pi - \log\pi_{ref}`, the weight w of the sequence's kind, and :math:`z = \max(0, \mathrm{kl})`
+    ("kto") or z = 0 ("apo_zero_unpaired"):
+
+    .. math::
+        \ell = w\,\bigl(1 - \sigma(\beta(d - z))\bigr)\ \text{if desirable, else}\quad
+        \ell = w\,\bigl(1 - \sigma(\beta(z - d))\bigr).
+
+    ``reference_logps`` and ``kl`` are constants: no gradient flows into them. A batch may have one kind alone.
+
+    Args:
+        policy_logps, reference_logps: log-probabilities of the sequences.
+        desirable: bool, or 0 for undesirable.
+        kl: estimate of KL(policy || reference) over the batch: usually the mean of the log-ratios of mismatched pairs
+            of prompt and answer, over all devices. A tensor, a number, or None for 0.
+        beta: positive; how strongly the policy is held to the reference.
+        desirable_weight, undesirable_weight: at least 0; balance the two kinds.
+        loss_type: ``"kto"`` or ``"apo_zero_unpaired"``.
+        reduction, mask, normalizer: as in :func:`dpo_loss`.
+        return_terms: also return what is usually logged.
+
+    Shape:
+        - all tensors: any, usually (N) and kl (), broadcast together
+        - output: the broadcast shape for ``"none"``, else ()
+
+    Returns:
+        The loss, or (loss, terms) with ``return_terms``. The terms are detached 0-d tensors, means over what the mask
+        counts, so that they may be averaged over batches: ``desirable_reward`` (:math:`\beta d` of the desirable, 0 of
+        the others), ``undesirable_reward`` (the reverse) and ``desirable_fraction``. A reward averaged over its kind is
+        its quotient with that fraction, or with 1 minus it.
+
+    Raises:
+        ValueError: an unknown ``loss_type`` or ``reduction``, a hyper-parameter out of range.
+
+    Source:
+        Ethayarajh et al. 2024, arXiv:2402.01306. "apo_zero_unpaired": D'Oosterlinck et al. 2024, arXiv:2408.06266.
+
+    Example:
+        >>> kto_loss(torch.tensor([-1.0, -2.0]), torch.tensor([-1.0, -2.0]), torch.tensor([True, False])).item()
+        0.5
+    """
+    _check_type(loss_type, _KTO_TYPES)
+    _check_positive("beta", beta)
+    if not (desirable_weight >= 0 and undesirable_weight >= 0):
+        raise ValueError(f"weights must not be negative, got {desirable_weight} and {undesirable_weight}")
+    dtype = result_dtype(policy_logps, reference_logps, desirable, kl)
+    policy, reference, desirable, kl = counted(mask, policy_logps, detached(reference_logps), desirable, detached(kl))
+    log_ratio = policy - reference
+    value = beta * log_ratio
+    if loss_type == "kto" and kl is not None:
+        floor = kl.clamp(min=0) if isinstance(kl, Tensor) else max(kl, 0.0)
+        value = beta * (log_ratio - floor)
+    wanted = desirable != 0
+    losses = torch.where(wanted, desirable_weight * (-value).sigmoid(), undesirable_weight * value.sigmoid())
+    batch = Batch(losses, reduction, mask, normalizer, dtype)
+    if not return_terms:
+        return batch.loss()
+    reward = beta * log_ratio
+    return batch.loss(), {
+        "desirable_reward": batch.mean(torch.where(wanted, reward, 0)),
+        "undesirable_reward": batch.mean(torch.where(wanted, 0, reward)),
+        "desirable_fraction": batch.mean(wanted),
+    }

@@ -1,0 +1,34 @@
+"""Dtypes of the reference bodies: what torch's own rules decide, and float32 arithmetic where a half is too coarse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastloss.lowering import autocast_applies
+
+
+def result_dtype(*operands: Any) -> torch.dtype:
+    """What torch promotes the operands to; numbers do not count. Integers become the default dtype."""
+    total: Any = 0
+    for x in operands:
+        if isinstance(x, Tensor):
+            total = total + torch.empty((1,) * x.dim(), dtype=x.dtype, device="meta")
+    return total.dtype if total.dtype.is_floating_point else torch.get_default_dtype()
+
+
+def widened(*operands: Any) -> tuple[Any, ...]:
+    """The operands, tensors of halves in float32."""
+    halves = (torch.float16, torch.bfloat16)
+    return tuple(x.float() if isinstance(x, Tensor) and x.dtype in halves else x for x in operands)
+
+
+def one_dtype(arguments: dict[str, Any], *names: str) -> bool:
+    """Have the arguments of these names one dtype? Under autocast all become float32, unless one is a double."""
+    tensors = [arguments[name] for name in names if isinstance(arguments.get(name), Tensor)]
+    dtypes = {x.dtype for x in tensors}
+    if len(dtypes) < 2:
+        return True
+    return autocast_applies(tensors[0]) and all(x.is_floating_point() for x in tensors) and torch.float64 not in dtypes

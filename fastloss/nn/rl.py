@@ -1,0 +1,142 @@
+"""Modules of :mod:`fastloss.rl`; the functions have the formulas and describe every argument.
+
+Hyper-parameters go to the constructor, tensors, mask and normalizer to the call.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from fastloss import rl
+from fastloss.losses.terms import Terms
+from fastloss.nn.base import FunctionLoss
+
+__all__ = ["PPOClipLoss", "PPOLoss", "ValueClipLoss"]
+
+
+class PPOClipLoss(FunctionLoss):
+    """Clipped surrogate of proximal policy optimisation, the Module of :func:`fastloss.rl.ppo_clip_loss`."""
+
+    function = staticmethod(rl.ppo_clip_loss)
+    __constants__: ClassVar[list[str]] = [
+        "clip",
+        "clip_high",
+        "dual_clip",
+        "log_ratio_clamp",
+        "aggregation",
+        "return_terms",
+    ]
+
+    def __init__(
+        self,
+        *,
+        clip: float = 0.2,
+        clip_high: float | None = None,
+        dual_clip: float | None = None,
+        log_ratio_clamp: float = 20.0,
+        aggregation: str = "token-mean",
+        return_terms: bool = False,
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.clip_high = clip_high
+        self.dual_clip = dual_clip
+        self.log_ratio_clamp = log_ratio_clamp
+        self.aggregation = aggregation
+        self.return_terms = return_terms
+
+    def forward(
+        self,
+        logp: Tensor,
+        old_logp: Tensor,
+        advantages: Tensor | float,
+        *,
+        mask: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Terms]:
+        return self.call(logp, old_logp, advantages, mask=mask, normalizer=normalizer)
+
+
+class ValueClipLoss(FunctionLoss):
+    """Squared error of values that are clipped near their old ones, the Module of
+    :func:`fastloss.rl.value_clip_loss`."""
+
+    function = staticmethod(rl.value_clip_loss)
+    __constants__: ClassVar[list[str]] = ["clip", "aggregation", "return_terms"]
+
+    def __init__(self, *, clip: float = 0.2, aggregation: str = "token-mean", return_terms: bool = False) -> None:
+        super().__init__()
+        self.clip = clip
+        self.aggregation = aggregation
+        self.return_terms = return_terms
+
+    def forward(
+        self,
+        values: Tensor,
+        old_values: Tensor,
+        returns: Tensor | float,
+        *,
+        mask: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Terms]:
+        return self.call(values, old_values, returns, mask=mask, normalizer=normalizer)
+
+
+class PPOLoss(FunctionLoss):
+    """Policy, value and entropy losses of proximal policy optimisation, the Module of :func:`fastloss.rl.ppo_loss`."""
+
+    function = staticmethod(rl.ppo_loss)
+    __constants__: ClassVar[list[str]] = [
+        "value_coefficient",
+        "entropy_coefficient",
+        "clip",
+        "clip_high",
+        "dual_clip",
+        "value_clip",
+        "log_ratio_clamp",
+        "aggregation",
+        "return_terms",
+    ]
+
+    def __init__(
+        self,
+        *,
+        value_coefficient: float = 0.5,
+        entropy_coefficient: float = 0.0,
+        clip: float = 0.2,
+        clip_high: float | None = None,
+        dual_clip: float | None = None,
+        value_clip: float = 0.2,
+        log_ratio_clamp: float = 20.0,
+        aggregation: str = "token-mean",
+        return_terms: bool = False,
+    ) -> None:
+        super().__init__()
+        self.value_coefficient = value_coefficient
+        self.entropy_coefficient = entropy_coefficient
+        self.clip = clip
+        self.clip_high = clip_high
+        self.dual_clip = dual_clip
+        self.value_clip = value_clip
+        self.log_ratio_clamp = log_ratio_clamp
+        self.aggregation = aggregation
+        self.return_terms = return_terms
+
+    def forward(
+        self,
+        logp: Tensor,
+        old_logp: Tensor,
+        advantages: Tensor | float,
+        values: Tensor,
+        returns: Tensor | float,
+        entropy: Tensor | None = None,
+        old_values: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Terms]:
+        return self.call(
+            logp, old_logp, advantages, values, returns, entropy, old_values, mask=mask, normalizer=normalizer
+        )

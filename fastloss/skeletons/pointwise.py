@@ -1,0 +1,338 @@
+"""Losses that take each element alone, then a reduction: from arguments to operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastloss.losses.aggregation import AGGREGATIONS, weights
+from fastloss.lowering import (
+    DEVICES,
+    DTYPES,
+    EMPTY,
+    SMALL_ON_CPU,
+    Invalid,
+    Parameter,
+    Signature,
+    accumulator_dtype,
+    autocast_applies,
+    differentiation_refused,
+    reduction_of,
+    warn,
+)
+from fastloss.skeletons.pointwise_autograd import REFERENCES, pointwise_loss
+from fastloss.skeletons.pointwise_operators import MAX_DIMENSIONS, METRICS, PointwiseOperands
+
+_SMALL = f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours"
+_CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
+_OPERAND_DTYPES = frozenset((*DTYPES, torch.bool, torch.uint8, torch.int32, torch.int64))
+
+
+class PointwiseCall(NamedTuple):
+    """A call of a pointwise loss, ready for an operator."""
+
+    tensors: list[Tensor]  # the operands that are tensors
+    operands: PointwiseOperands
+    bound: dict[str, Any]  # the arguments, by name, for the reference body
+    names: tuple[str, ...]  # under which the tensors are in `bound`
+    dtype: torch.dtype  # of the returned loss
+    metrics: Mapping[str, str] | None  # the terms to return beside the loss
+    fused: Pointwise
+
+    @property
+    def device_type(self) -> str:
+        return self.tensors[0].device.type
+
+    def run(self, namespace: str) -> Any:
+        """Computes the loss, or (loss, terms), with the operators of a namespace, differentiably."""
+        loss, metrics = pointwise_loss(self, namespace)
+        if loss.dtype != self.dtype:
+            loss = loss.to(self.dtype)
+        if self.metrics is None or metrics is None:
+            return loss
+        return loss, dict(zip(self.metrics, metrics.unbind(), strict=True))
+
+
+class Pointwise:
+    """What :func:`fastloss.dispatch.fused` has to know of a loss that takes each element alone.
+
+    The functor (csrc/losses) and the Triton helper are found under the function's own name. These arguments mean the
+    same in every loss that has them: ``reduction``, ``size_average``, ``reduce``, ``mask``, ``normalizer``,
+    ``aggregation``, ``return_terms``.
+
+    Args:
+        operands: names of the arguments that are taken element by element and broadcast, in the functor's order. A
+            number is taken for a tensor of that value.
+        constants: the value that stands for None of an optional operand.
+        parameters: the hyper-parameters that the kernels take, in the order in which they take them.
+        differentiable: the operands that have a gradient; default: all. The body detaches the others.
+        shapes: "broadcast": the operands broadcast; "warn": the first two should have one shape, torch warns otherwise;
+            "equal": they have to, or the body answers.
+        weight: name of the argument of weights that multiply the losses.
+        mean_of_weights: is the mean of weighted losses sum(weight * loss) / sum(weight), or sum(weight * loss) / count?
+        variant: name of a string argument; the kernel is "<function>_<value>".
+        metrics: name and kind ("mean", "term", "min", "max") of what ``return_terms`` returns, in the functor's order.
+        batchmean: is reduction="batchmean" the sum divided by the length of the first dimension?
+        drop_in: torch has this loss as one kernel, which answers for small inputs on a CPU.
+        prepare: rewrites the arguments of a call (by name, defaults not filled in) before they are lowered, or says why
+            they cannot be. Its result must be as good an argument of the body, and the same if prepared again.
+    """
+
+    def __init__(
+        self,
+        *,
+        operands: tuple[str, ...],
+        constants: Mapping[str, float] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        differentiable: tuple[str, ...] | None = None,
+        shapes: str = "broadcast",
+        weight: str = "",
+        mean_of_weights: bool = True,
+        variant: str = "",
+        metrics: Mapping[str, str] | None = None,
+        batchmean: bool = False,
+        drop_in: bool = False,
+        prepare: Callable[[dict[str, Any]], dict[str, Any] | str] | None = None,
+    ) -> None:
+        self.operands = operands
+        self.constants = constants or {}
+        self.parameters = parameters or {}
+        self.differentiable = operands if differentiable is None else differentiable
+        self.shapes = shapes
+        self.weight = weight
+        self.mean_of_weights = mean_of_weights
+        self.variant = variant
+        self.metrics = metrics or {}
+        self.batchmean = batchmean
+        self.drop_in = drop_in
+        self.prepare = prepare
+
+    def attach(self, reference: Callable[..., Any]) -> None:
+        self.signature = Signature(reference, self.parameters)
+        defaults = self.signature.defaults
+        self._how = "aggregation" if "aggregation" in defaults else "reduction"
+        self._default_reduction = defaults.get(self._how, "mean")
+        name = self.signature.name
+        REFERENCES[name] = self
+        self._may_differ = tuple(name in self.differentiable for name in self.operands)
+
+    def kernel_name(self, bound: Mapping[str, Any]) -> str:
+        name = self.signature.name
+        if self.variant:
+            name = f"{name}_{bound.get(self.variant, self.signature.defaults[self.variant])}"
+        if self.metrics:
+            METRICS[name] = len(self.metrics)
+        return name
+
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> PointwiseCall | str:
+        """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
+        if automatic and self.drop_in:
+            first = args[0] if args else kwargs.get(self.operands[0])
+            if isinstance(first, Tensor) and first.is_cpu and first.numel() <= SMALL_ON_CPU:
+                return _SMALL
+        bound = self.signature.bind(args, kwargs)
+        if bound is None:
+            return Invalid("the arguments do not match the signature")
+        if self.prepare is not None:
+            prepared = self.prepare(bound)
+            if isinstance(prepared, str):
+                return prepared
+            bound = prepared
+        reason = differentiation_refused()
+        if reason is not None:
+            return reason
+        tensors: list[Tensor] = []
+        names, constants = [], []
+        present = wanted = 0
+        graded = torch.is_grad_enabled()
+        for k, name in enumerate(self.operands):
+            value = bound.get(name)
+            if value is None:
+                value = self.constants.get(name)
+            if isinstance(value, Tensor):
+                tensors.append(value)
+                names.append(name)
+                constants.append(0.0)
+                present |= 1 << k
+                if graded and value.requires_grad and self._may_differ[k]:
+                    wanted |= 1 << k
+            elif isinstance(value, (int, float)):
+                constants.append(float(value))
+            else:
+                return Invalid(f"{name} is neither a tensor nor a number")
+        if not tensors:
+            return Invalid("no operand is a tensor")
+        first = tensors[0]
+        reason = _refused(tensors)
+        if reason is not None:
+            return reason
+        parameters = self.signature.parameter_values(bound)
+        if isinstance(parameters, str):
+            return parameters
+        shape = first.shape
+        for x in tensors:
+            if x.shape != shape:
+                try:
+                    shape = torch.broadcast_shapes(*(x.shape for x in tensors))
+                except RuntimeError:
+                    return Invalid("the operands do not broadcast")
+                break
+        if len(shape) > MAX_DIMENSIONS:
+            return f"{len(shape)} dimensions; the kernels take up to {MAX_DIMENSIONS}"
+        if 0 in shape:
+            return EMPTY
+        if self.shapes != "broadcast" and len(tensors) > 1 and tensors[1].shape != first.shape:
+            if self.shapes == "equal":
+                return Invalid("the shapes of the first two arguments differ")
+            _warn_of_broadcasting(tensors[1], first)
+
+        if self._how == "aggregation":
+            how = bound.get("aggregation", self._default_reduction)
+        else:
+            how = reduction_of(bound, self._default_reduction)
+        weighting = self._weighting(how, shape, bound, first)
+        if isinstance(weighting, str):
+            return weighting
+        weight, masked, factor, scale = weighting
+
+        dtype = _result_type(tensors)
+        code = _CODES.get(dtype)
+        if code is None:
+            return Invalid("no operand is floating-point")
+        if code > 1 and autocast_applies(first):
+            dtype, code = torch.float32, 0
+        measure = bool(bound.get("return_terms", False))
+        return PointwiseCall(
+            tensors,
+            PointwiseOperands(
+                weight,
+                scale,
+                self.kernel_name(bound),
+                constants,
+                parameters,
+                present,
+                wanted,
+                masked,
+                factor,
+                how != "none",
+                measure,
+                code,
+            ),
+            bound,
+            tuple(names),
+            dtype,
+            self.metrics if measure else None,
+            self,
+        )
+
+    def _weighting(
+        self, how: Any, shape: torch.Size, bound: dict[str, Any], first: Tensor
+    ) -> tuple[Tensor | None, bool, float, Tensor | None] | str:
+        """(weight, does it mask, factor, scale) for losses of a shape."""
+        mask, weight = bound.get("mask"), bound.get(self.weight)
+        plain = mask is None and weight is None and bound.get("normalizer") is None
+        if plain and (how == "mean" or (how == "token-mean" and self._how == "aggregation")):
+            return None, False, 1.0 / shape.numel(), None
+        for x in (mask, weight):
+            if x is None:
+                continue
+            if not isinstance(x, Tensor) or x.device != first.device:
+                return Invalid("the weights are no tensor on the device of the operands")
+            if x.dtype not in _OPERAND_DTYPES:
+                return f"no kernels for weights of {x.dtype}"
+            if x.requires_grad:
+                return "the weights require a gradient"
+        if weight is not None:
+            if weight.shape != first.shape or weight.shape != shape:
+                return Invalid("the weights do not have the shape of the input")
+            if how == "mean" and not self.mean_of_weights:
+                return weight, False, 1.0 / shape.numel(), None
+            if how == "mean":
+                return weight, False, 1.0, weight.sum(dtype=accumulator_dtype(weight.dtype)).reciprocal()
+            return (weight, False, 1.0, None) if how in ("none", "sum") else Invalid(f"no reduction {how!r}")
+        if how == "batchmean" and self.batchmean:
+            return None, False, 1.0 / (first.shape[0] if first.dim() else 1), None
+        if how not in ("mean", "sum", *AGGREGATIONS) or (self._how == "reduction" and how in AGGREGATIONS[1:]):
+            return Invalid(f"no reduction {how!r}")
+        normalizer = bound.get("normalizer")
+        if isinstance(normalizer, Tensor) and (normalizer.dim() or normalizer.device != first.device):
+            return Invalid("the normalizer is not a number or a 0-d tensor on the device of the operands")
+        if mask is not None:
+            try:
+                mask.expand(shape)
+            except RuntimeError:
+                return Invalid("the mask does not broadcast to the losses")
+        try:
+            factor, scale = weights(how, shape, mask, normalizer)
+        except ValueError as error:
+            return Invalid(str(error))
+        if scale is not None and scale.requires_grad:
+            return "the normalizer requires a gradient"
+        return mask, mask is not None, factor, scale
+
+    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the reference body answers; under autocast in float32, as torch's own losses."""
+        first = args[0] if args else kwargs.get(self.operands[0])
+        if isinstance(first, Tensor) and autocast_applies(first):
+            args = tuple(_widened(x) for x in args)
+            kwargs = {name: _widened(x) for name, x in kwargs.items()}
+        return self.signature.reference(*args, **kwargs)
+
+    def reference_on(self, bound: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
+        """The loss by the reference body with some of the tensors of a call replaced."""
+        arguments = {**bound, **tensors}
+        if "return_terms" in arguments:
+            arguments["return_terms"] = False
+        return self.signature.reference(**arguments)
+
+
+def _refused(tensors: list[Tensor]) -> str | None:
+    """Why the kernels do not take these tensors as operands."""
+    device = tensors[0].device
+    for x in tensors:
+        if x.dtype not in _OPERAND_DTYPES:
+            return f"no kernels for {x.dtype}"
+        if x.layout is not torch.strided:
+            return f"no kernels for the layout {x.layout}"
+        if x.device != device:
+            if x.dim() == 0 and x.is_cpu:
+                return "a 0-d operand on the CPU beside one on a device"
+            return Invalid("the operands are on different devices")
+    return None if device.type in DEVICES else f"no kernels for {device.type} tensors"
+
+
+def _category(dtype: torch.dtype) -> int:
+    return 2 if dtype.is_floating_point else 0 if dtype == torch.bool else 1
+
+
+def _result_type(tensors: list[Tensor]) -> torch.dtype:
+    """What torch makes of an operation on all of these. (torch.result_type takes two, and Dynamo does not trace it.)"""
+    first = tensors[0].dtype
+    if all(x.dtype is first for x in tensors):
+        return first
+    dtypes: list[torch.dtype | None] = [None, None]  # of 0-d tensors, of the others
+    for x in tensors:
+        place = x.dim() > 0
+        known = dtypes[place]
+        dtypes[place] = x.dtype if known is None else torch.promote_types(known, x.dtype)
+    zero, whole = dtypes
+    if zero is None or whole is None:
+        return zero or whole  # type: ignore[return-value]
+    return zero if _category(zero) > _category(whole) else whole
+
+
+def _widened(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if half else value
+
+
+def _warn_of_broadcasting(target: Tensor, input: Tensor) -> None:
+    warn(
+        f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). "
+        "This will likely lead to incorrect results due to broadcasting. "
+        "Please ensure they have the same size.",
+        stacklevel=5,
+    )

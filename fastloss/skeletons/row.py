@@ -1,0 +1,180 @@
+"""Losses over one row of logits at a time, with the softmax over the classes: from arguments to operands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastloss.lowering import (
+    DEVICES,
+    DTYPES,
+    EMPTY,
+    SMALL_ON_CPU,
+    Invalid,
+    Parameter,
+    Signature,
+    accumulator_dtype,
+    autocast_applies,
+    differentiation_refused,
+    reduction_of,
+)
+from fastloss.skeletons.row_autograd import REFERENCES, row_loss
+from fastloss.skeletons.row_operators import NONE, REDUCTIONS, RowOperands, row_layout
+
+_SMALL = f"up to {SMALL_ON_CPU} logits on a CPU, torch's own kernels are quicker than the way to ours"
+
+
+class RowCall(NamedTuple):
+    """A call of a loss over rows of logits, ready for an operator."""
+
+    logits: Tensor  # (rows, C) or (N, C, D)
+    operands: RowOperands
+    inplace: bool
+    dtype: torch.dtype  # of the returned loss
+    shape: torch.Size  # of the returned loss where reduction is none
+
+    @property
+    def device_type(self) -> str:
+        return self.logits.device.type
+
+    def run(self, namespace: str) -> Tensor:
+        """Computes the loss with the operators of a namespace, differentiably."""
+        loss = row_loss(self.logits, self.operands, self.inplace, namespace)
+        if loss.dtype != self.dtype:
+            loss = loss.to(self.dtype)
+        return loss.view(self.shape) if self.operands.reduction == NONE and self.shape != loss.shape else loss
+
+
+class Row:
+    """What :func:`fastloss.dispatch.fused` has to know of a loss over rows of logits.
+
+    The loss has torch's conventions: ``input``, ``target``, ``ignore_index``, ``reduction``. The functor
+    (csrc/losses/row.h) and the Triton helper are found under the function's own name.
+
+    Args:
+        parameters: the hyper-parameters that the kernels take, in the order in which they take them.
+        weight: name of the argument that holds the class weights.
+    """
+
+    def __init__(self, *, parameters: Mapping[str, Parameter], weight: str = "weight") -> None:
+        self.parameters = parameters
+        self.weight = weight
+
+    def attach(self, reference: Callable[..., Any]) -> None:
+        self.signature = Signature(reference, self.parameters)
+        REFERENCES[self.signature.name] = self
+
+    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the reference body answers."""
+        return self.signature.reference(*args, **kwargs)
+
+    def on_operands(self, call: RowOperands, logits: Tensor) -> Tensor:
+        """The reference body on a skeleton's operands, in terms of `logits` (which may be differentiated)."""
+        target = call.target
+        if not target.is_floating_point() and logits.dim() == 3:
+            target = target.view(logits.shape[0], logits.shape[2])
+        weight = None if call.weight is None else call.weight.to(logits.dtype)
+        parameters = dict(zip(self.parameters, call.parameters, strict=True))
+        reduction = {number: name for name, number in REDUCTIONS.items()}[call.reduction]
+        loss = self.signature.reference(
+            logits, target, **{self.weight: weight}, ignore_index=call.ignore_index, reduction=reduction, **parameters
+        )
+        return loss.reshape(-1) if call.reduction == NONE else loss
+
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> RowCall | str:
+        """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
+        logits = args[0] if args else kwargs.get("input")
+        if automatic and isinstance(logits, Tensor) and logits.numel() <= SMALL_ON_CPU and logits.is_cpu:
+            return _SMALL
+        bound = self.signature.bind(args, kwargs)
+        if bound is None:
+            return Invalid("the arguments do not match the signature")
+        target, weight = bound.get("target"), bound.get(self.weight)
+        reduction = REDUCTIONS.get(reduction_of(bound, "mean"))
+        ignore_index = bound.get("ignore_index", -100)
+        if not isinstance(logits, Tensor) or not isinstance(target, Tensor) or reduction is None:
+            return Invalid("an argument is missing or has no meaning")
+        shape, dim = logits.shape, logits.dim()
+        if dim == 0 or logits.device != target.device or not isinstance(ignore_index, int):
+            return Invalid("an argument does not fit the others")
+        batch = shape[:1] if dim == 2 else shape[:0] if dim == 1 else shape[:1] + shape[2:]
+        soft = target.shape == shape
+        if soft:
+            if not target.is_floating_point() or ignore_index >= 0:
+                return Invalid("soft targets are floating-point and have no ignore_index")
+        elif target.shape != batch:
+            return Invalid("input and target do not match")
+        elif target.dtype != torch.int64:
+            return Invalid("index targets are int64")
+        if logits.numel() == 0:
+            return EMPTY
+        if not logits.is_floating_point():
+            return Invalid("the logits are not floating-point")
+        if logits.dtype not in DTYPES:
+            return f"no kernels for {logits.dtype}"
+        if logits.layout != torch.strided:
+            return f"no kernels for the layout {logits.layout}"
+        if logits.device.type not in DEVICES:
+            return f"no kernels for {logits.device.type} tensors"
+        parameters = self.signature.parameter_values(bound)
+        if isinstance(parameters, str):
+            return parameters
+        classes = shape[1] if dim > 1 else shape[0]
+        narrow = autocast_applies(logits)
+        if weight is not None:
+            if not isinstance(weight, Tensor) or weight.shape != (classes,) or weight.device != logits.device:
+                return Invalid("the class weights do not match the logits")
+            if weight.dtype != logits.dtype and not (narrow and weight.is_floating_point()):
+                return Invalid("the class weights have another dtype than the logits")
+            if weight.requires_grad:
+                return "the class weights require a gradient"
+            weight = weight.to(accumulator_dtype(logits.dtype)).contiguous()
+        if soft and target.requires_grad:
+            return "the soft targets require a gradient"
+        if soft and target.dtype != logits.dtype:
+            return f"soft targets of {target.dtype} for logits of {logits.dtype}"
+        reason = differentiation_refused()
+        if reason is not None:
+            return reason
+        if logits.is_cuda and not soft and os.environ.get("FASTLOSS_VALIDATE") == "1":
+            _validate(target, classes, ignore_index)
+        class_contiguous = dim > 2 and _class_contiguous(logits)
+        return RowCall(
+            _rows(logits, class_contiguous),
+            RowOperands(
+                _rows(target, class_contiguous) if soft else target.reshape(-1).contiguous(),
+                weight,
+                self.signature.name,
+                parameters,
+                ignore_index,
+                reduction,
+            ),
+            bool(bound.get("inplace", False)),
+            torch.float32 if narrow else logits.dtype,
+            batch,
+        )
+
+
+def _class_contiguous(logits: Tensor) -> bool:
+    """Are (N, C, d1 .. dk) logits better seen as rows: channels last, (batch, time, C) transposed, or one d each?"""
+    return logits.stride(1) == 1 or logits.shape[2:].numel() == 1
+
+
+def _rows(matrix: Tensor, class_contiguous: bool) -> Tensor:
+    """(C), (N, C) or (N, C, d1 .. dk) -> (rows, C) or (N, C, D), without a copy where a kernel can read the layout."""
+    if matrix.dim() == 1:
+        matrix = matrix.unsqueeze(0)
+    elif matrix.dim() > 2:
+        matrix = matrix.movedim(1, -1).flatten(0, -2) if class_contiguous else matrix.flatten(2)
+    return row_layout(matrix)
+
+
+def _validate(target: Tensor, classes: int, ignore_index: int) -> None:
+    """A readable error before a launch, at the price of a synchronisation; opt-in by FASTLOSS_VALIDATE=1."""
+    wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)
+    if wrong.any():
+        raise IndexError(f"Target {target[wrong][0].item()} is out of bounds.")

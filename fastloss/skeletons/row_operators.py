@@ -1,0 +1,164 @@
+"""The operators over rows of logits: schemas, shapes without data (meta), vmap rules.
+
+``logits``: (rows, C) with unit class stride, or (N, C, D) with unit stride over D, where row = n * D + d.
+``target``: int64 (rows,), or soft targets with the dtype and shape rules of ``logits``.
+``weight``: (C,) in the accumulator dtype (float64 for float64 logits, else float32), or None.
+``reduction``: 0 none, 1 mean, 2 sum. Losses come back in the accumulator dtype.
+``state``: (2, rows), the largest logit and log(sum(exp(logit - largest))) of each row, for ``row_backward``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastloss.lowering import accumulator_dtype
+
+NONE, MEAN, SUM = 0, 1, 2
+REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
+
+_ROW = "Tensor logits, Tensor target, Tensor? weight"
+_LOSS = "str loss, float[] parameters, int ignore_index"
+SCHEMAS = {
+    "row_forward": f"({_ROW}, {_LOSS}, int reduction) -> (Tensor loss, Tensor state)",
+    "row_backward": f"(Tensor grad_loss, {_ROW}, Tensor state, {_LOSS}) -> Tensor",
+    "row_forward_backward": f"({_ROW}, {_LOSS}, int reduction) -> (Tensor loss, Tensor grad)",
+    "row_forward_backward_": f"(Tensor(a!) logits, Tensor target, Tensor? weight, {_LOSS}, int reduction) -> Tensor",
+}
+
+
+class RowOperands(NamedTuple):
+    """The operands of a row operator after the logits, in its order."""
+
+    target: Tensor
+    weight: Tensor | None
+    loss: str
+    parameters: list[float]
+    ignore_index: int
+    reduction: int
+
+
+def row_layout(matrix: Tensor) -> Tensor:
+    """`matrix`, (rows, C) or (N, C, D), in a layout that the row kernels read; copied only where it has another."""
+    return matrix if matrix.stride(-1) == 1 or matrix.size(-1) == 1 else matrix.contiguous()
+
+
+def row_count(logits: Tensor) -> int:
+    return logits.shape[0] * (logits.shape[2] if logits.dim() == 3 else 1)
+
+
+# ------------------------------------------------------------------------------------------ shapes without data
+
+
+def _meta_row_forward(logits, target, weight, loss, parameters, ignore_index, reduction):
+    rows, dtype = row_count(logits), accumulator_dtype(logits.dtype)
+    shape = (rows,) if reduction == NONE else ()
+    return logits.new_empty(shape, dtype=dtype), logits.new_empty((2, rows), dtype=dtype)
+
+
+def _meta_row_backward(grad_loss, logits, target, weight, state, loss, parameters, ignore_index):
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+def _meta_row_forward_backward(logits, target, weight, loss, parameters, ignore_index, reduction):
+    grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    return logits.new_empty((), dtype=accumulator_dtype(logits.dtype)), grad
+
+
+def _meta_row_forward_backward_(logits, target, weight, loss, parameters, ignore_index, reduction):
+    return logits.new_empty((), dtype=accumulator_dtype(logits.dtype))
+
+
+META: dict[str, Any] = {
+    "row_forward": _meta_row_forward,
+    "row_backward": _meta_row_backward,
+    "row_forward_backward": _meta_row_forward_backward,
+    "row_forward_backward_": _meta_row_forward_backward_,
+}
+
+
+# ------------------------------------------------------------------------------------------ vmap
+#
+# A batch of calls is one call with more rows: (B, rows, C) is (B * rows, C). Only what depends on a whole call, the
+# mean's denominator, is formed per batch entry.
+
+
+class _Batch:
+    """Operands of B calls of a row operator, flattened into those of one call."""
+
+    def __init__(self, info: Any, in_dims: Any, logits: Tensor, target: Tensor, weight: Tensor | None):
+        if in_dims[2] is not None:
+            raise NotImplementedError("fastloss: vmap over the class weights; map over them in a Python loop instead")
+        self.size = info.batch_size
+        self.weight = weight
+        self.logits = self._flat(logits, in_dims[0])
+        self.target = self._flat(target, in_dims[1])
+
+    def _flat(self, operand: Tensor, dim: int | None) -> Tensor:
+        operand = operand.movedim(dim, 0) if dim is not None else operand.expand(self.size, *operand.shape)
+        flat = operand.reshape(-1, *operand.shape[2:])
+        return row_layout(flat) if flat.dim() > 1 else flat.contiguous()
+
+    def split(self, rows: Tensor) -> Tensor:
+        """(..., B * rows) -> (B, ..., rows)"""
+        return rows.unflatten(-1, (self.size, -1)).movedim(-2, 0)
+
+    def row_weights(self, ignore_index: int, dtype: torch.dtype) -> Tensor:
+        """What each row adds to the mean's denominator: (B, rows)."""
+        if self.target.is_floating_point():
+            return self.split(self.logits.new_ones(row_count(self.logits), dtype=dtype))
+        counted = self.target != ignore_index
+        weight = counted.to(dtype)
+        if self.weight is not None:
+            weight = weight * self.weight[self.target * counted]
+        return self.split(weight)
+
+
+def vmap_rules(ops: Any) -> dict[str, Any]:
+    def row_forward(info, in_dims, logits, target, weight, loss, parameters, ignore_index, reduction):
+        batch = _Batch(info, in_dims, logits, target, weight)
+        rows, state = ops.row_forward(batch.logits, batch.target, weight, loss, parameters, ignore_index, NONE)
+        losses, state = batch.split(rows), batch.split(state)
+        if reduction != NONE:
+            losses = losses.sum(-1)
+        if reduction == MEAN:
+            losses = losses / batch.row_weights(ignore_index, rows.dtype).sum(-1)
+        return (losses, state), (0, 0)
+
+    def row_backward(info, in_dims, grad_loss, logits, target, weight, state, loss, parameters, ignore_index):
+        batch = _Batch(info, in_dims[1:4], logits, target, weight)
+
+        def flat(operand, dim):  # (B, ..., rows) -> (..., B * rows)
+            operand = operand.movedim(dim, 0) if dim is not None else operand.expand(batch.size, *operand.shape)
+            return operand.movedim(0, -2).flatten(-2).contiguous()
+
+        grad = ops.row_backward(
+            flat(grad_loss, in_dims[0]),
+            batch.logits,
+            batch.target,
+            weight,
+            flat(state, in_dims[4]),
+            loss,
+            parameters,
+            ignore_index,
+        )
+        return grad.unflatten(0, (batch.size, -1)), 0
+
+    def row_forward_backward(info, in_dims, logits, target, weight, loss, parameters, ignore_index, reduction):
+        batch = _Batch(info, in_dims, logits, target, weight)
+        rows, state = ops.row_forward(batch.logits, batch.target, weight, loss, parameters, ignore_index, NONE)
+        losses = batch.split(rows).sum(-1)
+        factor = torch.ones_like(losses)
+        if reduction == MEAN:
+            factor = 1 / batch.row_weights(ignore_index, rows.dtype).sum(-1)
+        row_factor = factor[:, None].expand(batch.size, rows.numel() // batch.size).flatten().contiguous()
+        grad = ops.row_backward(row_factor, batch.logits, batch.target, weight, state, loss, parameters, ignore_index)
+        return (losses * factor, grad.unflatten(0, (batch.size, -1))), (0, 0)
+
+    return {
+        "row_forward": row_forward,
+        "row_backward": row_backward,
+        "row_forward_backward": row_forward_backward,
+    }

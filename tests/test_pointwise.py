@@ -1,0 +1,416 @@
+"""The laws that every pointwise loss obeys, over the table of pointwise_cases.py, on every backend of this machine."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import pointwise_cases
+import pytest
+import torch
+from pointwise_cases import Case
+from support import BACKENDS, assert_close, generator, to
+from torch import Tensor
+
+import fastloss
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using a target size", "ignore:reduction. 'mean' divides")
+CASES = pointwise_cases.ALL
+all_cases = pytest.mark.parametrize("case", CASES, ids=str)
+backends = pytest.mark.parametrize(("backend", "device"), BACKENDS, ids=[name for name, _ in BACKENDS])
+if not BACKENDS:
+    backends = pytest.mark.skip(reason="no kernels on this machine")
+one_of_each = pytest.mark.parametrize("case", pointwise_cases.one_of_each(), ids=str)
+
+Arguments = dict[str, Any]
+
+
+def how(case: Case, reduction: str) -> Arguments:
+    return {pointwise_cases.reduction_argument(case): reduction}
+
+
+def reductions(case: Case) -> tuple[str, ...]:
+    return case.reductions
+
+
+def reduced(case: Case) -> str:
+    return next(r for r in case.reductions if r != "none")
+
+
+def compute(
+    case: Case, tensors: Arguments, options: Arguments, upstream: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and its gradients by the differentiable arguments that are tensors."""
+    leaves = {
+        name: tensors[name].detach().requires_grad_()
+        for name in case.differentiable
+        if isinstance(tensors.get(name), Tensor)
+    }
+    value = case.loss(**{**tensors, **leaves}, **options)
+    if isinstance(value, tuple):
+        value = value[0]
+    gradients = torch.autograd.grad(
+        value, list(leaves.values()), torch.ones_like(value) if upstream is None else upstream.to(value)
+    )
+    return value.detach(), dict(zip(leaves, gradients, strict=True))
+
+
+def expected(case: Case, tensors: Arguments, options: Arguments, upstream: Tensor | None = None):
+    """The reference body in float64."""
+    with fastloss.backend("reference"):
+        return compute(case, to(tensors, "cpu", torch.float64), to(options, "cpu", torch.float64), upstream)
+
+
+def shape_of(tensors: Arguments) -> torch.Size:
+    return torch.broadcast_shapes(*(x.shape for x in tensors.values() if isinstance(x, Tensor)))
+
+
+@backends
+@all_cases
+def test_kernels_agree_with_the_reference(case, backend, device):
+    random = generator(case.name)
+    made = case.make(random)
+    for dtype in case.dtypes:
+        tensors = to(made, device, dtype)
+        for reduction in reductions(case):
+            options = {**case.options, **how(case, reduction)}
+            value64, _ = expected(case, tensors, options)
+            upstream = torch.randn(value64.shape, generator=random, dtype=torch.float64).to(dtype).double()
+            value64, gradients64 = expected(case, tensors, options, upstream)
+            with fastloss.backend(backend):
+                value, gradients = compute(case, tensors, options, upstream.to(device))
+                with torch.no_grad():
+                    forward_only = case.loss(**tensors, **options)
+            what = f"{dtype} {reduction}"
+            assert value.dtype == dtype, what
+            assert_close(value, value64, dtype, f"{what} value")
+            assert_close(forward_only, value64, dtype, f"{what} value without gradients")
+            for name, gradient in gradients.items():
+                assert gradient.dtype == tensors[name].dtype, what
+                # a broadcast operand's gradient is a sum of rounded terms, as in torch; small halves are coarse
+                summed = max(1.0, shape_of(tensors).numel() / gradient.numel()) ** 0.5
+                terms = summed * max(gradients64[name].abs().max().item(), 4 * torch.finfo(dtype).tiny)
+                assert_close(gradient, gradients64[name], dtype, f"{what} gradient of {name}", terms)
+
+
+@backends
+@pytest.mark.parametrize("case", [case for case in CASES if case.oracle], ids=str)
+def test_reference_agrees_with_the_oracle(case, backend, device):
+    made = case.make(generator(case.name))
+    with fastloss.backend("reference"):
+        value = case.loss(**made, **case.options, **how(case, "none"))
+    assert_close(value, case.oracle(**made, **case.options), torch.float64)
+
+
+@backends
+@pytest.mark.parametrize("case", [case for case in CASES if case.derivative], ids=str)
+@pytest.mark.parametrize("reduction", ["none", "reduced"])
+def test_gradcheck_and_gradgradcheck(case, backend, device, reduction):
+    made = to(case.make(generator(case.name)), device)
+    names = [name for name in case.differentiable if isinstance(made.get(name), Tensor)]
+    leaves = tuple(made[name].flatten()[:12].clone().requires_grad_() for name in names)
+    rest = {}
+    for name, value in made.items():
+        if name not in names:
+            rest[name] = value.flatten()[:12] if isinstance(value, Tensor) and value.dim() else value
+    if any(made[name].shape != made[names[0]].shape for name in names):
+        pytest.skip("the arguments have shapes of their own, checked by the kernels' law")
+    options = {**case.options, **how(case, "none" if reduction == "none" else reduced(case))}
+
+    def f(*leaves):
+        return case.loss(**dict(zip(names, leaves, strict=True)), **rest, **options)
+
+    with fastloss.backend(backend):
+        assert torch.autograd.gradcheck(f, leaves, fast_mode=True)
+        if case.twice:
+            assert torch.autograd.gradgradcheck(f, leaves, fast_mode=True)
+
+
+@backends
+@one_of_each
+def test_the_same_input_gives_the_same_bits(case, backend, device):
+    tensors = to(case.make(generator(case.name)), device, torch.float32)
+    tensors = {
+        name: value.repeat(4000, *[1] * (value.dim() - 1)) if isinstance(value, Tensor) and value.dim() > 1 else value
+        for name, value in tensors.items()
+    }
+    threads = torch.get_num_threads()
+    seen = []
+    with fastloss.backend(backend):
+        try:
+            for count in (threads, 1, threads):
+                torch.set_num_threads(count)
+                seen.append(compute(case, tensors, {**case.options, **how(case, reduced(case))}))
+        finally:
+            torch.set_num_threads(threads)
+    for value, gradients in seen[1:]:
+        assert torch.equal(value, seen[0][0])
+        assert all(torch.equal(gradient, seen[0][1][name]) for name, gradient in gradients.items())
+
+
+def spread_out(x: Any) -> Any:
+    """The same numbers at every third place, transposed."""
+    if not isinstance(x, Tensor) or x.dim() < 2:
+        return x
+    storage = torch.zeros((*x.shape[:-2], 3 * x.shape[-1], x.shape[-2]), dtype=x.dtype, device=x.device)
+    view = storage[..., ::3, :].transpose(-1, -2)
+    return view.copy_(x)
+
+
+@backends
+@one_of_each
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_layouts(case, backend, device, dtype):
+    tensors = to(case.make(generator(case.name)), device, dtype)
+    layouts = {
+        "all spread out": {name: spread_out(x) for name, x in tensors.items()},
+        "one spread out": {**tensors, case.differentiable[0]: spread_out(tensors[case.differentiable[0]])},
+        "transposed": {
+            name: x.transpose(-1, -2).contiguous().transpose(-1, -2) if isinstance(x, Tensor) and x.dim() > 1 else x
+            for name, x in tensors.items()
+        },
+    }
+    for reduction in reductions(case)[:2]:
+        options = {**case.options, **how(case, reduction)}
+        with fastloss.backend(backend):
+            plain, plain_gradients = compute(case, tensors, options)
+            for what, arguments in layouts.items():
+                value, gradients = compute(case, arguments, options)
+                assert_close(value, plain, dtype, what)
+                for name, gradient in gradients.items():
+                    assert_close(gradient, plain_gradients[name], dtype, f"{what}: gradient of {name}")
+                    x = arguments[name]
+                    if what == "transposed" and x.shape == gradient.shape and x.dim() > 1:
+                        assert gradient.stride() == x.stride()
+
+
+@backends
+@one_of_each
+def test_broadcasting(case, backend, device):
+    """Each tensor operand in turn as a row, a column and a single number; its gradient has its shape."""
+    tensors = to(case.make(generator(case.name)), device, torch.float64)
+    full = [name for name, x in tensors.items() if isinstance(x, Tensor) and x.dim() == 2]
+    options = {**case.options, **how(case, reduced(case))}
+    for name in full:
+        x = tensors[name]
+        for narrow in (x[0], x[:1], x[:, :1], x[0, 0]):
+            arguments = {**tensors, name: narrow}
+            try:
+                value64, gradients64 = expected(case, arguments, options)
+            except (RuntimeError, ValueError) as error:  # torch, or we, refuse this broadcast: so do the kernels
+                with fastloss.backend(backend), pytest.raises(type(error)):
+                    compute(case, arguments, options)
+                continue
+            if isinstance(case.loss.plan((), {**arguments, **options})[1], str):
+                continue  # left to torch, which may take shapes that the kernels' contract does not
+            with fastloss.backend(backend):
+                value, gradients = compute(case, arguments, options)
+            assert_close(value, value64, torch.float64, name)
+            for other, gradient in gradients.items():
+                assert gradient.shape == arguments[other].shape
+                assert_close(gradient, gradients64[other], torch.float64, f"gradient of {other}, {name} broadcast")
+
+
+@backends
+@all_cases
+def test_backward_again_and_with_create_graph(case, backend, device):
+    tensors = to(case.make(generator(case.name)), device, torch.float32)
+    for reduction in reductions(case)[:2]:
+        leaves = {name: tensors[name].clone().requires_grad_() for name in case.differentiable if name in tensors}
+        inputs = list(leaves.values())
+        with fastloss.backend(backend):
+            value = case.loss(**{**tensors, **leaves}, **case.options, **how(case, reduction))
+            ones = torch.ones_like(value)
+            first = torch.autograd.grad(value, inputs, ones * 2, retain_graph=True)
+            kept = [g.clone() for g in first]
+            second = torch.autograd.grad(value, inputs, ones, retain_graph=True)
+            third = torch.autograd.grad(value, inputs, ones, create_graph=True)
+        for f, k, s, t in zip(first, kept, second, third, strict=True):
+            assert torch.equal(f, k)
+            assert f.data_ptr() != s.data_ptr()
+            assert_close(f, 2 * s.double(), torch.float32)
+            assert_close(t, s.double(), torch.float32)
+
+
+@backends
+@all_cases
+def test_arguments_are_left_alone(case, backend, device):
+    tensors = to(case.make(generator(case.name)), device, torch.float32)
+    copies = {name: x.clone() for name, x in tensors.items() if isinstance(x, Tensor)}
+    with fastloss.backend(backend):
+        compute(case, tensors, {**case.options, **how(case, reduced(case))})
+    assert all(torch.equal(tensors[name], copy) for name, copy in copies.items())
+
+
+@backends
+@pytest.mark.parametrize("case", [case for case in CASES if case.masked], ids=str)
+def test_masks(case, backend, device):
+    """What is masked out is not there, NaN or not; the explicit denominator; nothing left at all."""
+    made = case.make(generator(case.name))
+    shape = shape_of(made)
+    mask = torch.rand(shape, generator=generator("mask " + case.name)) < 0.6
+    hidden = {}
+    for name, x in made.items():
+        floating = isinstance(x, Tensor) and x.is_floating_point() and x.shape == shape
+        hidden[name] = torch.where(mask, x, math.nan) if floating and name != "mask" else x
+    for dtype in (torch.float64, torch.float32):
+        for reduction in reductions(case):
+            for kind in (mask, mask.to(dtype) * 0.5):
+                options = {**case.options, **how(case, reduction)}
+                value64, gradients64 = expected(case, {**to(made, "cpu", dtype), "mask": kind}, options)
+                with fastloss.backend(backend):
+                    value, gradients = compute(case, {**to(hidden, device, dtype), "mask": kind.to(device)}, options)
+                assert_close(value, value64, dtype, f"{reduction} value")
+                for name, gradient in gradients.items():
+                    assert_close(gradient, gradients64[name], dtype, f"{reduction} gradient of {name}")
+                    if gradient.shape == shape:
+                        assert (gradient[~mask.to(device)] == 0).all()
+        for name in (backend, "reference"):
+            with fastloss.backend(name):
+                options = {**case.options, **how(case, reduced(case))}
+                value, gradients = compute(case, {**to(hidden, device, dtype), "mask": torch.zeros_like(mask)}, options)
+            assert value == 0
+            assert all((gradient == 0).all() for gradient in gradients.values())
+        if "mean" in reductions(case) or "token-mean" in reductions(case):
+            tensors = to(made, device, dtype)
+            total, mean = ("sum", "mean") if "mean" in reductions(case) else ("token-sum", "token-mean")
+            with fastloss.backend(backend):
+                whole, of_whole = compute(case, tensors, {**case.options, **how(case, total)})
+                for normalizer in (7.0, torch.tensor(7.0, dtype=dtype, device=device)):
+                    options = {**case.options, **how(case, mean), "normalizer": normalizer}
+                    part, of_part = compute(case, tensors, options)
+                    assert_close(part, whole.double() / 7, dtype)
+                    for name, gradient in of_part.items():
+                        assert_close(gradient, of_whole[name].double() / 7, dtype)
+
+
+@backends
+@pytest.mark.parametrize("case", pointwise_cases.with_terms(), ids=str)
+def test_terms(case, backend, device):
+    made = case.make(generator(case.name))
+    shape = shape_of(made)
+    mask = torch.rand(shape, generator=generator("mask " + case.name)) < 0.6
+    for mask_or_none in (None, mask):
+        options = {**case.options, "mask": mask_or_none, "return_terms": True}
+        for dtype in (torch.float64, torch.float32):
+            tensors = to(made, device, dtype)
+            with fastloss.backend("reference"):
+                loss64, terms64 = case.loss(**to(tensors, "cpu", torch.float64), **options)
+            leaf = {case.differentiable[0]: tensors[case.differentiable[0]].requires_grad_()}
+            with fastloss.backend(backend):
+                loss, terms = case.loss(**{**tensors, **leaf}, **options)
+            assert_close(loss, loss64, dtype)
+            assert terms.keys() == terms64.keys()
+            for name, term in terms.items():
+                assert not term.requires_grad
+                assert term.shape == ()
+                assert_close(term, terms64[name], dtype, name, 1.0)
+
+
+@backends
+@all_cases
+def test_func_transforms(case, backend, device):
+    tensors = to(case.make(generator(case.name)), device, torch.float64)
+    name = case.differentiable[0]
+    rest = {key: x for key, x in tensors.items() if key != name}
+    options = {**case.options, **how(case, reduced(case))}
+
+    def f(x):
+        return case.loss(**{name: x}, **rest, **options)
+
+    x = tensors[name]
+    batch = torch.stack([x, 0.5 * x])
+    with fastloss.backend("reference"):
+        loop = [torch.func.grad_and_value(f)(entry) for entry in batch]
+    gradients64, values64 = (torch.stack(parts) for parts in zip(*loop, strict=True))
+    with fastloss.backend(backend):
+        assert_close(torch.func.grad(f)(x), gradients64[0], torch.float64, "grad")
+        assert_close(torch.func.vmap(f)(batch), values64, torch.float64, "vmap")
+        assert_close(torch.func.vmap(torch.func.grad(f))(batch), gradients64, torch.float64, "vmap of grad")
+
+
+@one_of_each
+def test_forward_mode_is_right(case):
+    tensors = case.make(generator(case.name))
+    name = case.differentiable[0]
+    tangent = torch.randn(tensors[name].shape, generator=generator("tangent"), dtype=torch.float64)
+    rest = {key: x for key, x in tensors.items() if key != name}
+    options = {**case.options, **how(case, reduced(case))}
+    _, along = torch.func.jvp(lambda x: case.loss(**{name: x}, **rest, **options), (tensors[name],), (tangent,))
+    _, gradients = expected(case, tensors, options)
+    assert_close(along, (gradients[name] * tangent).sum(), torch.float64, "tangent", gradients[name].abs().sum().item())
+
+
+@pytest.mark.slow
+@backends
+@one_of_each
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_compile_fullgraph(case, backend, device, dynamic):
+    torch._dynamo.reset()
+    with fastloss.backend(backend):
+        for reduction in reductions(case)[:2]:
+            options = {**case.options, **how(case, reduction)}
+
+            def f(tensors, options=options):
+                value = case.loss(**tensors, **options)
+                return value * 2
+
+            compiled = torch.compile(f, fullgraph=True, dynamic=dynamic)
+            tensors = to(case.make(generator(case.name)), device, torch.float32)
+            leaves = {name: tensors[name].requires_grad_() for name in case.differentiable if name in tensors}
+            value = compiled({**tensors, **leaves})
+            plain = f({**tensors, **leaves})
+            assert_close(value, plain.double(), torch.float32)
+            for actual, wanted in zip(
+                torch.autograd.grad(value.sum(), list(leaves.values())),
+                torch.autograd.grad(plain.sum(), list(leaves.values())),
+                strict=True,
+            ):
+                assert_close(actual, wanted.double(), torch.float32, "gradient")
+
+
+def test_func_inside_compile_is_not_taken_for_a_constant():
+    x, y = torch.randn(64, 128), torch.randn(64, 128)
+
+    def f(x):
+        return torch.func.grad(fastloss.log_cosh_loss)(x, y)
+
+    assert_close(torch.compile(f, fullgraph=True)(x), f(x).double(), torch.float32)
+
+
+@backends
+@one_of_each
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast(case, backend, device, dtype):
+    if dtype not in case.dtypes:
+        pytest.skip("not of this dtype")
+    tensors = to(case.make(generator(case.name)), device, dtype)
+    options = {**case.options, **how(case, reduced(case))}
+    value64, gradients64 = expected(case, tensors, options)
+    for name in (backend, "reference"):
+        with torch.autocast(device, dtype), fastloss.backend(name), warnings.catch_warnings():
+            value, gradients = compute(case, tensors, options)
+        assert value.dtype == torch.float32
+        assert_close(value, value64, torch.float32, f"{name} value")
+        for argument, gradient in gradients.items():
+            assert gradient.dtype == dtype
+            assert_close(gradient, gradients64[argument], dtype, f"{name} gradient of {argument}")
+
+
+@backends
+@one_of_each
+def test_operators_pass_opcheck(case, backend, device):
+    tensors = to(case.make(generator(case.name)), device, torch.float32)
+    leaves = {name: tensors[name].requires_grad_() for name in case.differentiable if name in tensors}
+    with fastloss.backend(backend):
+        _, call = case.loss.plan((), {**tensors, **leaves, **case.options, **how(case, reduced(case))})
+    assert not isinstance(call, str), call
+    namespace = getattr(torch.ops, "fastloss_triton" if backend == "triton" else "fastloss")
+    operands = [x.detach() for x in call.tensors]
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(namespace.pointwise, (operands, *call.operands), test_utils=checks)
+    elements = call.operands._replace(reduce=False)
+    torch.library.opcheck(namespace.pointwise, (operands, *elements), test_utils=checks)
+    upstream = torch.randn(torch.broadcast_shapes(*(x.shape for x in operands)), device=device)
+    torch.library.opcheck(namespace.pointwise_backward, (upstream, operands, *elements[:9]), test_utils=checks)
