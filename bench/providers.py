@@ -43,10 +43,10 @@ def compiled(case: Case, pool: Pool) -> Step:
 
 def fastloss_backend(backend: str, case: Case, pool: Pool) -> Step:
     """`auto` is what a user gets without asking; the others are explicit, and refuse what they cannot compute."""
-    function = partial(getattr(fastloss, case.loss.function), **case.loss.options)
+    function = partial(case.loss.fused, **case.loss.options)
     try:
         with fastloss.backend(backend):
-            answering = fastloss.explain(getattr(fastloss, case.loss.function), *pool[0], **case.loss.options).backend
+            answering = fastloss.explain(case.loss.fused, *pool[0], **case.loss.options).backend
     except fastloss.BackendError as error:
         raise Unavailable(str(error)) from error
     return loss_step(case, pool, function, partial(fastloss.backend, backend), answering)
@@ -54,7 +54,7 @@ def fastloss_backend(backend: str, case: Case, pool: Pool) -> Step:
 
 def fastloss_in_place(case: Case, pool: Pool) -> Step:
     """The gradient overwrites the logits."""
-    function = getattr(fastloss, case.loss.function)
+    function = case.loss.fused
     if case.mode == "forward":
         raise Unavailable("no gradient to write")
     if "inplace" not in inspect.signature(function).parameters:

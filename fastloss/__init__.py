@@ -1,6 +1,6 @@
 """fastloss: a kernel-accelerated loss backend for PyTorch."""
 
-from fastloss import functional, nn
+from fastloss import alignment, functional, nn, rl
 from fastloss._version import __version__
 from fastloss.dispatch import BackendError, Explanation, backend, explain
 from fastloss.functional import (
@@ -69,6 +69,7 @@ __all__ = [
     "SmoothL1Loss",
     "SoftMarginLoss",
     "__version__",
+    "alignment",
     "backend",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
@@ -89,6 +90,7 @@ __all__ = [
     "nn",
     "poisson_nll_loss",
     "quantile_loss",
+    "rl",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
     "soft_margin_loss",

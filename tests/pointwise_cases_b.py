@@ -27,12 +27,12 @@ def _logps(generator: torch.Generator, shape: tuple[int, ...] = SHAPE) -> Tensor
 
 
 # ------------------------------------------------------------------------------------------ reinforcement learning
-# Advantages and differences have a mean that is not 0, so that the mean of the losses does not cancel.
+# Losses of both signs have a mean far from 0, also with one operand made a row or a number: what cancels has no digits.
 
 
 def _policy(generator: torch.Generator) -> dict[str, Any]:
     logp = _logps(generator)
-    return {"logp": logp, "old_logp": logp + _normal(generator, scale=0.4), "advantages": _normal(generator, -0.7)}
+    return {"logp": logp, "old_logp": logp + _normal(generator, scale=0.4), "advantages": _normal(generator, -1.5)}
 
 
 def _values(generator: torch.Generator) -> dict[str, Any]:
@@ -91,9 +91,12 @@ def _kl(logp: Tensor, ref_logp: Tensor, kind: str = "k1", log_ratio_clamp: float
     return {"k1": d, "k2": d**2 / 2, "k3": (-bounded).exp() - 1 + bounded, "abs": d.abs()}[kind]
 
 
-def _reference(generator: torch.Generator) -> dict[str, Any]:
-    ref_logp = _logps(generator)
-    return {"logp": ref_logp + _normal(generator, 0.3, 0.5), "ref_logp": ref_logp}
+def _reference(shift: float) -> Make:
+    def make(generator: torch.Generator) -> dict[str, Any]:
+        ref_logp = _logps(generator)
+        return {"logp": ref_logp + _normal(generator, shift, 0.5), "ref_logp": ref_logp}
+
+    return make
 
 
 def _policy_case(name: str, reductions: tuple[str, ...] = TOKENS, **options: Any) -> Case:
@@ -103,7 +106,8 @@ def _policy_case(name: str, reductions: tuple[str, ...] = TOKENS, **options: Any
 def _kl_case(kind: str, twice: bool, **options: Any) -> Case:
     name = f"kl_penalty, {kind}" + "".join(f", {key} {value}" for key, value in options.items())
     options = {"kind": kind, **options}
-    return Case(name, alignment.kl_penalty, _reference, ("logp",), options, _kl, TOKENS, masked=True, twice=twice)
+    make = _reference(4.0 if kind == "k1" else 0.3)
+    return Case(name, alignment.kl_penalty, make, ("logp",), options, _kl, TOKENS, masked=True, twice=twice)
 
 
 REINFORCEMENT = [
@@ -281,7 +285,7 @@ ALIGNMENT = [
     _dpo_case("hinge", twice=False),
     _dpo_case("ipo"),
     _dpo_case("robust"),
-    _dpo_case("robust", label_smoothing=0.2),
+    _dpo_case("robust", label_smoothing=0.05),
     _dpo_case("exo_pair"),
     _dpo_case("exo_pair", label_smoothing=0.05),
     _dpo_case("nca_pair"),

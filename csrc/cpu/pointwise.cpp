@@ -206,7 +206,7 @@ const PointwiseKernels pointwise_kernels = {run};
 bool describe_pointwise_loss(const char* name, PointwiseDescription* description) {
   return visit_pointwise_loss(name, [&](auto loss) {
     using F = typename decltype(loss)::template with<double>;
-    *description = {F::operands, F::parameters, F::metrics, {}, F::requirement};
+    *description = {F::operands, F::parameters, F::metrics, {}, F::requirement, F::raises_value_error};
     for (int m = 0; m < F::metrics; ++m) description->metric_kind[m] = F::metric_kind(m);
   });
 }

@@ -45,6 +45,7 @@ struct PointwiseDescription {
   int operands, parameters, metrics;
   int metric_kind[kMaxMetrics];
   const char* requirement;
+  bool value_error;
 };
 
 struct PointwiseKernels {

@@ -145,6 +145,7 @@ class Call {
       some(0, 1);
     else
       torch::stable::parallel_for(0, tasks, 1, some);
+    if (!good && description_.value_error) throw std::invalid_argument(description_.requirement);
     if (!good) throw std::runtime_error(description_.requirement);
     join(partial, tasks);
   }

@@ -9,6 +9,7 @@ template <class Accumulator>
 struct BinaryCrossEntropy : PointwiseLoss<3, 0> {
   using A = Accumulator;
   static constexpr const char* requirement = "all elements of input and target should be between 0 and 1";
+  static constexpr bool raises_value_error = false;
 
   FASTLOSS_INLINE explicit BinaryCrossEntropy(const double*) {}
 

@@ -45,6 +45,7 @@ struct PointwiseLoss {
   // A functor with a domain hides these two: valid(x) is a mask of the elements inside it, and the CPU raises, the GPU
   // traps with the message for an element outside.
   static constexpr const char* requirement = nullptr;
+  static constexpr bool raises_value_error = true;  // is it Python's ValueError, or a RuntimeError as torch raises?
 };
 
 }  // namespace fastloss

@@ -59,18 +59,20 @@ def weights(how: str, shape: torch.Size, mask: Tensor | None, normalizer: float 
             raise ValueError(f"a normalizer has no meaning with {how!r}")
         return Weights(1.0, None)
     factor, scale = 1.0, None
-    if mask is not None:  # counts of a mask of halves are taken in float32
-        counts = mask.to(torch.float64 if mask.dtype == torch.float64 else torch.float32)
     if how == "token-mean":
         if normalizer is None:
             if mask is None:
                 return Weights(1.0 / max(1, shape.numel()), None)
             repeats = shape.numel() / max(1, mask.numel())
-            return Weights(1.0 / repeats, _or_one(counts.sum()).reciprocal()) if repeats else Weights(1.0, None)
+            return (
+                Weights(1.0 / repeats, _or_one(mask.sum(dtype=torch.float64)).reciprocal())
+                if repeats
+                else Weights(1.0, None)
+            )
     else:
         sequences, length = shape[:-1].numel(), shape[-1] if shape else 1
         if mask is not None:
-            tokens = counts.expand(shape).sum(-1, keepdim=True)  # (..., 1)
+            tokens = mask.expand(shape).sum(-1, keepdim=True, dtype=torch.float64)  # (..., 1)
         if how == "seq-mean-token-mean":
             if mask is None:
                 factor /= max(1, length)
@@ -83,7 +85,7 @@ def weights(how: str, shape: torch.Size, mask: Tensor | None, normalizer: float 
                 return Weights(factor / max(1, sequences), scale)
             normalizer = _or_one((tokens > 0).sum())
     if isinstance(normalizer, Tensor):
-        inverse = normalizer.reciprocal() if normalizer.is_floating_point() else 1.0 / normalizer
+        inverse = normalizer.double().reciprocal()
         return Weights(factor, inverse if scale is None else scale * inverse)
     return Weights(factor / normalizer if normalizer else math.copysign(math.inf, factor), scale)
 
