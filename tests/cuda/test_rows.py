@@ -290,3 +290,12 @@ def test_scale(shape: tuple[int, ...], offset: int, padding: int, dtype: torch.d
         assert torch.equal(x.nan_to_num(nan=7.0), expected.nan_to_num(nan=7.0))
         storage = x.as_strided((len(surroundings),), (1,), 0)
         assert storage[surroundings].isnan().all()  # what placed() put around the tensor
+
+
+def test_scale_refuses_an_unknown_dtype() -> None:
+    x, library = torch.ones(2, 5), emulated.load("kernels")
+    factor, sizes = torch.tensor(2.0), (emulated.ctypes.c_longlong(size) for size in (2, 5, 1))
+    pointer = emulated.ctypes.c_void_p(factor.data_ptr())
+    launches = library.emulator_launches()
+    assert library.fastloss_scale(9, emulated.matrix(x), *sizes, pointer, emulated.ctypes.byref(H100)) < 0
+    assert library.emulator_launches() == launches
