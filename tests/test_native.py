@@ -23,18 +23,35 @@ def floats(kind: str) -> np.ndarray:
     bits = random.integers(0, 2**32, 200_000, dtype=np.uint32).view(np.float32)
     special = np.array([0.0, 1.0, np.inf, np.nan, 1e-45, 1.17549435e-38, 3.4e38], np.float32)
     special = np.concatenate([special, -special])
-    near = random.uniform({"log": 0}.get(kind, -110), {"exp_nonpositive": 0, "log": 3}.get(kind, 95), 200_000)
+    low = {"log": 0, "sqrt": 0, "log1p": -1, "log1p_unit": 0}.get(kind, -110)
+    high = {"exp_nonpositive": 0, "log": 3, "sqrt": 3, "log1p": 3, "log1p_unit": 1}.get(kind, 95)
+    near = random.uniform(low, high, 200_000)
     values = np.concatenate([bits, special, near.astype(np.float32)])
-    return -np.abs(values) if kind == "exp_nonpositive" else np.abs(values) if kind == "log" else values
+    if kind == "log1p_unit":
+        return np.abs(values[np.abs(values) <= 1])
+    return -np.abs(values) if kind == "exp_nonpositive" else np.abs(values) if kind in ("log", "sqrt") else values
 
 
 @pytest.mark.parametrize("instruction_set", SETS)
-@pytest.mark.parametrize(("name", "ulps"), [("exp_nonpositive", 2.5), ("log", 1.5), ("tanh", 3.0)])
+@pytest.mark.parametrize(
+    ("name", "ulps"),
+    [
+        ("exp_nonpositive", 2.5),
+        ("exp", 2.5),
+        ("expm1", 4.0),
+        ("log", 1.5),
+        ("log1p", 2.5),
+        ("log1p_unit", 2.0),
+        ("sqrt", 0.5),
+        ("tanh", 3.0),
+    ],
+)
 def test_vector_functions(name, ulps, instruction_set):
     x = floats(name)
     actual = np.array(_host.vector_math(instruction_set, name, x.tolist()), np.float32)
     with np.errstate(all="ignore"):
-        expected = {"exp_nonpositive": np.exp, "log": np.log, "tanh": np.tanh}[name](x.astype(np.float64))
+        exact = {"exp_nonpositive": np.exp, "log1p_unit": np.log1p}.get(name) or getattr(np, name)
+        expected = exact(x.astype(np.float64))
         rounded = expected.astype(np.float32)
     assert np.array_equal(np.isnan(actual), np.isnan(expected))
     assert np.array_equal(np.isposinf(actual), np.isposinf(rounded))
@@ -43,7 +60,7 @@ def test_vector_functions(name, ulps, instruction_set):
     error = np.abs(actual[finite].astype(np.float64) - expected[finite])
     # next to the smallest normal number, 1.2e-38, a result may be flushed to 0
     allowed = ulps * np.spacing(np.abs(rounded[finite])) + 1.7e-38
-    if name == "exp_nonpositive":  # log2(e), rounded to float
+    if name.startswith("exp"):  # log2(e), rounded to float
         allowed += np.abs(expected[finite] * np.clip(x[finite], -1e3, 1e3)) * 1.4e-8
     worst = np.argmax(error / allowed)
     assert (error <= allowed).all(), (name, x[finite][worst], actual[finite][worst], expected[finite][worst])

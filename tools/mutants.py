@@ -59,7 +59,7 @@ def build(binaries: str, *flags: tuple[str, str]) -> Lane:
 
 KINDS = {
     "cpu": Kind(
-        ("csrc/losses/row.h", "csrc/cpu/row.cpp", "csrc/cpu/vectors.h", "csrc/cpu/operators.cpp"),
+        ("csrc/losses/row.h", "csrc/cpu/row.cpp", "csrc/cpu/vectors.h", "csrc/cpu/row_operators.cpp"),
         (
             (r"i < size\)", "i + 1 < size)"),
             (r"C - start < kChunk", "C - start <= kChunk - 1"),
