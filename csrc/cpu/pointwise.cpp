@@ -158,6 +158,7 @@ bool run_task(const PointwiseProblem& p, const F& f, int64_t start, int64_t end,
 
 template <class F>
 bool run_functor(const PointwiseProblem& p, int64_t first, int64_t last) {
+  static_assert(F::operands <= kMaxOperands && F::metrics <= kMaxMetrics, "raise the limits in pointwise.h");
   const F f(p.parameters);
   bool gradient = false;
   for (int k = 0; k < F::operands; ++k) gradient |= p.gradient[k].data != nullptr;

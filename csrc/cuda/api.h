@@ -5,7 +5,16 @@
 extern "C" {
 #endif
 
-enum FastlossDtype { FASTLOSS_FLOAT32, FASTLOSS_FLOAT64, FASTLOSS_FLOAT16, FASTLOSS_BFLOAT16 };
+enum FastlossDtype {
+  FASTLOSS_FLOAT32,
+  FASTLOSS_FLOAT64,
+  FASTLOSS_FLOAT16,
+  FASTLOSS_BFLOAT16,
+  FASTLOSS_BOOL,  // from here on: operands and weights of pointwise losses only
+  FASTLOSS_UINT8,
+  FASTLOSS_INT32,
+  FASTLOSS_INT64,
+};
 
 enum FastlossReduction { FASTLOSS_NONE, FASTLOSS_MEAN, FASTLOSS_SUM };
 
@@ -15,6 +24,7 @@ enum FastlossStatus {
   FASTLOSS_WRONG_PARAMETERS = -2,
   FASTLOSS_UNKNOWN_DTYPE = -3,
   FASTLOSS_TOO_MANY_CLASSES = -4,
+  FASTLOSS_WRONG_OPERANDS = -5,
 };
 
 // What the launchers ask of the device; the tests describe devices of their own.
@@ -66,6 +76,52 @@ int fastloss_row_backward(const struct FastlossRowCall* call, const struct Fastl
 // data *= *factor for the elements of an (N, C, D) tensor; factor is of A. Touches nothing if *factor is exactly 1.
 int fastloss_scale(int dtype, struct FastlossMatrix matrix, long long outer_size, long long classes, long long inner,
                    const void* factor, const struct FastlossDevice* device);
+
+enum {
+  FASTLOSS_POINTWISE_OPERANDS = 8,
+  FASTLOSS_POINTWISE_METRICS = 16,
+  FASTLOSS_POINTWISE_DIMENSIONS = 8,
+};
+
+// A tensor of a pointwise call, by its strides along the call's dimensions: 0 where it is broadcast.
+struct FastlossTensor {
+  void* data;  // null: there is none
+  int dtype;
+  long long stride[FASTLOSS_POINTWISE_DIMENSIONS];  // in elements
+};
+
+// One call of a pointwise operator; fastloss/skeletons/pointwise_operators.py says what it computes. "A" is float64 if
+// in_double, else float32.
+struct FastlossPointwiseCall {
+  const char* loss;          // name of the functor
+  const double* parameters;  // (parameter_count,) on the host
+  int parameter_count;
+  int operand_count;
+  int in_double;  // is an operand float64?
+  int masked;     // is an element of weight 0 not there?
+  int measure;    // are metrics wanted?
+  int dimensions;
+  long long size[FASTLOSS_POINTWISE_DIMENSIONS];  // the broadcast shape; no size is 0
+  struct FastlossTensor operand[FASTLOSS_POINTWISE_OPERANDS];
+  double constant[FASTLOSS_POINTWISE_OPERANDS];  // of the operands that are no tensors
+  struct FastlossTensor weight, scale, upstream;
+  double factor;
+  struct FastlossTensor loss_elements;                          // every f_i loss_i, in a floating-point dtype
+  struct FastlossTensor gradient[FASTLOSS_POINTWISE_OPERANDS];  // of the operand's dtype
+  void* reduced_loss;                                           // () of A, or null
+  void* metrics;                                                // (fastloss_pointwise_metrics(loss),) of A, if measure
+  double* scratch;                                              // fastloss_pointwise_scratch(call) of them
+  long long launch_elements;  // of one launch at most; 0: 2^30. The tests ask for fewer.
+};
+
+// The number of a loss's metrics, or FASTLOSS_UNKNOWN_LOSS.
+int fastloss_pointwise_metrics(const char* loss);
+
+// How long the scratch of a call must be; it may have null until then.
+long long fastloss_pointwise_scratch(const struct FastlossPointwiseCall* call);
+
+// Whatever of losses, sum, gradients and metrics the call has a place for.
+int fastloss_pointwise(const struct FastlossPointwiseCall* call, const struct FastlossDevice* device);
 
 #ifdef __cplusplus
 }  // extern "C"

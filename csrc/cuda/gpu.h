@@ -38,6 +38,14 @@
 
 #define GPU_INLINE __device__ __forceinline__
 
+// const GPU_PARAMETER T name: a kernel parameter that stays in constant memory though it is indexed at run time;
+// without it nvcc copies the struct to the stack first.
+#if GPU_EMULATED
+#define GPU_PARAMETER
+#else
+#define GPU_PARAMETER __grid_constant__
+#endif
+
 namespace fastloss {
 
 // ---- shared memory

@@ -1,27 +1,12 @@
 // The CUDA implementations of the row operators: shapes, strides and allocations in, raw pointers out. The schemas are
-// defined in Python; torch is used through its stable ABI only, so that one binary serves every torch from 2.10 on.
+// defined in Python.
 //
 // The caller has validated shapes, dtypes and layouts (fastloss/ops.py), and has returned before this if there are no
-// rows or no classes. Nothing here waits for the device.
-#include <cuda_runtime_api.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
+// rows or no classes.
+#include "glue.h"
 
-#include <cstdint>
-#include <optional>
-#include <string>
-#include <tuple>
-#include <vector>
-
-#include "api.h"
-
+namespace fastloss {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 int dtype_code(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -42,8 +27,6 @@ ScalarType accumulator_type(const Tensor& logits) {
   return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-void* data_of(const std::optional<Tensor>& tensor) { return tensor.has_value() ? tensor->data_ptr() : nullptr; }
-
 // (N, C, D), or (rows, C), which is N = rows and D = 1. The stride of an axis of length 1 means nothing to torch.
 FastlossMatrix matrix_of(const Tensor& tensor) {
   STD_TORCH_CHECK(tensor.dim() == 2 || tensor.dim() == 3, "fastloss: expected (rows, C) or (N, C, D)");
@@ -53,33 +36,6 @@ FastlossMatrix matrix_of(const Tensor& tensor) {
 }
 
 int64_t inner_size(const Tensor& tensor) { return tensor.dim() == 3 ? tensor.size(2) : 1; }
-
-int attribute(cudaDeviceAttr name, int device) {
-  int value = 0;
-  const cudaError_t error = cudaDeviceGetAttribute(&value, name, device);
-  STD_TORCH_CHECK(error == cudaSuccess, "fastloss: ", cudaGetErrorString(error));
-  return value;
-}
-
-FastlossDevice device_of(int index) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
-  const int major = attribute(cudaDevAttrComputeCapabilityMajor, index);
-  const int minor = attribute(cudaDevAttrComputeCapabilityMinor, index);
-  return {10 * major + minor, attribute(cudaDevAttrMultiProcessorCount, index),
-          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index),
-          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, index), stream};
-}
-
-void check(int status) {
-  if (status == 0) return;
-  const char* message = status > 0                            ? cudaGetErrorString(cudaError_t(status))
-                        : status == FASTLOSS_UNKNOWN_LOSS     ? "no such row loss"
-                        : status == FASTLOSS_WRONG_PARAMETERS ? "wrong number of parameters for this row loss"
-                        : status == FASTLOSS_TOO_MANY_CLASSES ? "more than 2^30 classes"
-                                                              : "unsupported dtype";
-  STD_TORCH_CHECK(false, "fastloss: ", message);
-}
 
 FastlossRowCall row_call(const Tensor& logits, const Tensor& target, const std::optional<Tensor>& weight,
                          const std::string& loss, const std::vector<double>& parameters, int64_t ignore_index) {
@@ -165,8 +121,6 @@ void scale_(Tensor tensor, Tensor factor) {
                        factor.data_ptr(), &device));
 }
 
-}  // namespace
-
 STABLE_TORCH_LIBRARY_IMPL(fastloss, CUDA, m) {
   m.impl("row_forward", TORCH_BOX(&row_forward));
   m.impl("row_backward", TORCH_BOX(&row_backward));
@@ -174,3 +128,6 @@ STABLE_TORCH_LIBRARY_IMPL(fastloss, CUDA, m) {
   m.impl("row_forward_backward_", TORCH_BOX(&row_forward_backward_));
   m.impl("scale_", TORCH_BOX(&scale_));
 }
+
+}  // namespace
+}  // namespace fastloss

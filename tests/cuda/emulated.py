@@ -222,7 +222,8 @@ def placed(values: torch.Tensor, offset: int = 0, padding: int = 0) -> torch.Ten
     """The values, `offset` elements past an aligned address and with `padding` elements between their rows."""
     *outer, last = values.shape
     lines = values.numel() // last
-    storage = torch.full((offset + lines * (last + padding),), NAN, dtype=values.dtype)
+    fill = NAN if values.is_floating_point() else 1
+    storage = torch.full((offset + lines * (last + padding),), fill, dtype=values.dtype)
     strides = [1]
     for size in reversed([*outer[1:], last + padding] if outer else []):
         strides.insert(0, strides[0] * size)

@@ -16,12 +16,18 @@ import torch.nn.functional as F
 
 OPERANDS = "Tensor target, Tensor? weight, {}str loss, float[] parameters, int ignore_index"
 FORWARD = OPERANDS.format("") + ", int reduction"
+POINTWISE = (
+    "Tensor[] operands, Tensor? weight, Tensor? scale, str loss, float[] constants, float[] parameters, "
+    "int present, int wanted, bool masked, float factor"
+)
 SCHEMAS = [
     f"row_forward(Tensor logits, {FORWARD}) -> (Tensor, Tensor)",
     f"row_backward(Tensor grad_loss, Tensor logits, {OPERANDS.format('Tensor state, ')}) -> Tensor",
     f"row_forward_backward(Tensor logits, {FORWARD}) -> (Tensor, Tensor)",
     f"row_forward_backward_(Tensor(a!) logits, {FORWARD}) -> Tensor",
     "scale_(Tensor(a!) tensor, Tensor factor) -> ()",
+    f"pointwise({POINTWISE}, bool reduce, bool measure, int dtype) -> (Tensor, Tensor, Tensor[])",
+    f"pointwise_backward(Tensor upstream, {POINTWISE}) -> Tensor[]",
 ]
 PLAIN = [0.0, 0.0, 0.0, 1.0]
 
@@ -61,6 +67,74 @@ def check_shape(shape: tuple[int, ...], dtype: torch.dtype, soft: bool) -> None:
     assert torch.equal(copy, gradient * 2)
 
 
+def check_pointwise(x: torch.Tensor, y: torch.Tensor) -> None:
+    """Huber loss of operands that broadcast, against torch; the gradients have the layout of their operands."""
+    ops, delta, shape = torch.ops.fastloss, 0.3, torch.broadcast_shapes(x.shape, y.shape)
+    wide = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
+    a, b = (t.to(wide).expand(shape).clone().requires_grad_() for t in (x, y))
+    mask = torch.rand(shape) < 0.7
+    expected = F.huber_loss(a, b, reduction="none", delta=delta)
+    call = ([x, y], mask, torch.tensor(0.5), "huber_loss", [0.0, 0.0], [delta], 3, 3, True, 0.25)
+
+    def check_gradients(gradients: list[torch.Tensor], upstream: torch.Tensor) -> None:
+        expected_gradients = torch.autograd.grad(expected, (a, b), upstream, retain_graph=True)
+        for operand, gradient, g in zip((x, y), gradients, expected_gradients, strict=True):
+            assert gradient.shape == shape
+            assert gradient.dtype == operand.dtype
+            dense = operand.shape == shape and torch._prims_common.is_non_overlapping_and_dense_or_false(operand)
+            assert gradient.stride() == (operand.stride() if dense else torch.empty(shape).stride())
+            rounding = 4 * torch.finfo(operand.dtype).eps
+            torch.testing.assert_close(gradient.to(wide), g, rtol=rounding, atol=1e-6)
+
+    losses, metrics, gradients = ops.pointwise(*call, False, True, 1)
+    assert metrics.shape == (0,)
+    assert losses.dtype == torch.float64
+    torch.testing.assert_close(losses.to(wide), expected.detach() * mask * 0.125, rtol=1e-6, atol=1e-6)
+    check_gradients(gradients, mask.to(wide) * 0.125)
+    total, _, gradients = ops.pointwise(*call, True, False, 0)
+    assert total.shape == ()
+    assert total.dtype == wide
+    torch.testing.assert_close(total, (expected.detach() * mask).sum() * 0.125, rtol=1e-5, atol=1e-6)
+    check_gradients(gradients, mask.to(wide) * 0.125)
+    upstream = torch.rand(shape)
+    check_gradients(ops.pointwise_backward(upstream, *call), mask * upstream.to(wide) * 0.125)
+
+
+def check_all_pointwise() -> int:
+    x = torch.randn(4, 6, 10)
+    cases = [
+        (x, x.flip(0)),
+        (x.bfloat16(), x.flip(0)),
+        (x.double(), x.flip(0).half()),
+        (x, torch.randn(6, 1)),
+        (x.permute(2, 0, 1), torch.randn(10, 4, 6)),
+        (x[:, ::2], torch.randn(10)),
+        (torch.randn(5000), torch.randn(())),
+        (torch.randn(4, 1), torch.randn(7)),
+    ]
+    for case in cases:
+        check_pointwise(*case)
+    ops, one = torch.ops.fastloss, torch.rand(300)
+    value = [one, one / 2, one * 2]
+    how = (value, None, None, "value_clip_loss", [0.0] * 3, [0.2], 7, 1, False, 1 / 300, True, True, 0)
+    loss, metrics, gradients = ops.pointwise(*how)
+    assert (metrics.shape, len(gradients)) == ((1,), 1)
+    assert 0 < metrics.item() < 1
+    assert loss.isfinite()
+    for change, message in [
+        ({3: "unheard_of"}, "no such loss"),
+        ({5: [0.2, 0.2]}, "wrong number of parameters"),
+        ({4: [0.0] * 4, 6: 15}, "fewer operands than announced"),
+        ({6: 3}, "more operands than announced"),
+        ({4: [0.0] * 4}, "wrong number of operands"),
+        ({1: torch.rand(2, 300)}, "does not broadcast"),
+        ({0: [one, one[:7], one]}, "do not broadcast"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            ops.pointwise(*(change.get(i, argument) for i, argument in enumerate(how)))
+    return len(cases)
+
+
 def main(key: str, *libraries: str) -> None:
     definitions = torch.library.Library("fastloss", "DEF")
     for schema in SCHEMAS:
@@ -83,12 +157,12 @@ def main(key: str, *libraries: str) -> None:
         torch.testing.assert_close(torch.ops.fastloss.row_forward_backward(strided, *call)[1],
                                    torch.ops.fastloss.row_forward_backward(copy, *call)[1])  # fmt: skip
         for loss, parameters, message in [
-            ("unheard_of", PLAIN, "no such row loss"),
+            ("unheard_of", PLAIN, "no such loss"),
             ("cross_entropy", PLAIN[:2], "wrong number of parameters"),
         ]:
             with pytest.raises(RuntimeError, match=message):
                 torch.ops.fastloss.row_forward(copy, call[0], None, loss, parameters, -100, 0)
-        print(f"{len(cases) * 4} problems right")
+        print(f"{len(cases) * 4 + check_all_pointwise()} problems right")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ REGISTERS_PER_PROCESSOR = 65536
 @dataclasses.dataclass
 class Kernel:
     name: str
+    architecture: str
     registers: int
     stack: int
     spilled: int
@@ -29,7 +30,7 @@ class Kernel:
 def kernels_in(log: str) -> list[Kernel]:
     """The kernels of a log of `-Xptxas -v`."""
     pattern = re.compile(
-        r"Compiling entry function '(?P<name>\w+)'.*?"
+        r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<architecture>\d+)'.*?"
         r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
         r"Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
         re.DOTALL,
@@ -44,7 +45,14 @@ def kernels_in(log: str) -> list[Kernel]:
         spilled = int(match["stores"]) + int(match["loads"])
         short = name.partition("(")[0].replace("fastloss::", "").removeprefix("void ")
         kernels.append(
-            Kernel(short, int(match["registers"]), int(match["stack"]), spilled, int(shared[1]) if shared else 0)
+            Kernel(
+                short,
+                match["architecture"],
+                int(match["registers"]),
+                int(match["stack"]),
+                spilled,
+                int(shared[1]) if shared else 0,
+            )
         )
     return kernels
 
@@ -56,6 +64,8 @@ def register_budget(name: str) -> int:
     if name.startswith("row_"):
         dense_or_short = "true" in name or "LanesTeam" in name or "strided" in name
         return REGISTERS_PER_PROCESSOR // (3 * 256 if dense_or_short else 2 * 512)
+    if name.startswith("pointwise_kernel"):  # kPointwiseResident of pointwise_kernel.cuh is for at least that many
+        return REGISTERS_PER_PROCESSOR // (256 if "Ppo<" in name and "InPacks" in name else 2 * 256)
     return REGISTERS_PER_PROCESSOR // (2048 if name.startswith("scale") else 1024)
 
 
@@ -101,3 +111,32 @@ def test_rows_move_in_16_byte_accesses(architecture: str) -> None:
         assert [e for e in expected if e not in body] == [], name
         checked += 1
     assert checked >= 24
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(path.stem, marks=pytest.mark.builds(path.stem, cuda_build.ALL_AT_ONCE))
+        for path in cuda_build.POINTWISE
+    ],
+)
+def test_pointwise_kernels(source: str) -> None:
+    """Registers and accesses of the pointwise kernels, a family of losses at a time."""
+    built = cuda_build.library(source, cuda_build.ALL_AT_ONCE)
+    kernels = kernels_in(built.with_suffix(".log").read_text())
+    for kernel in kernels:
+        print(
+            f"sm_{kernel.architecture} {kernel.registers:4d} registers {kernel.shared:6d} bytes shared  {kernel.name}"
+        )
+    ways = 1 if source == "pointwise" else 3  # packs, elements, elements in double
+    assert {k.architecture for k in kernels} == set(cuda_build.ARCHITECTURES)
+    assert len(kernels) >= ways * len(cuda_build.ARCHITECTURES)
+    assert [k for k in kernels if k.spilled or k.stack] == []
+    assert [k for k in kernels if k.registers > register_budget(k.name)] == []
+    ptx = built.with_suffix(".ptx").read_text()
+    for entry in ptx.split(".visible .entry ")[1:]:
+        name, _, body = entry.partition("(")
+        assert not re.search(r"\b(ld|st)\.local\b", body), name
+        if "InPacks" in name:
+            assert body.count("ld.global.L1::no_allocate.v4.u32") >= 2, name
+            assert body.count("st.global.v4.u32") >= 2, name

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -204,10 +205,18 @@ def track_launches() -> None:
     """CPU tensors are used in place (the interpreter would copy whole storages), their extents are noted."""
     set_dim, set_index = Builder.set_grid_dim, Builder.set_grid_idx
 
+    def tensors(name: str, argument: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        if isinstance(argument, torch.Tensor):
+            yield name, argument
+        elif isinstance(argument, tuple):
+            for k, element in enumerate(argument):
+                yield from tensors(f"{name}[{k}]", element)
+
     def init_args_hst(self: Any, args: Any, kwargs: Any) -> Any:
         launch.extents = []
-        for name, tensor in (*zip(self.arg_names, args, strict=False), *kwargs.items()):
-            if isinstance(tensor, torch.Tensor) and tensor.numel():
+        arguments = (*zip(self.arg_names, args, strict=False), *kwargs.items())
+        for name, tensor in (pair for argument in arguments for pair in tensors(*argument)):
+            if tensor.numel():
                 last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
                 first = tensor.data_ptr()
                 launch.extents.append((first, first + (last + 1) * tensor.element_size(), name))

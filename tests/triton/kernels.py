@@ -17,8 +17,8 @@ PACKAGE = "fastloss.triton_kernels"
 FOLDER = Path(__file__).resolve().parents[2] / "triton_kernels"
 
 
-def load() -> tuple[ModuleType, ModuleType]:
-    """(row, common)"""
+def load(*names: str) -> list[ModuleType]:
+    """The modules of these names."""
     folder = os.environ.get("FASTLOSS_TEST_TRITON_KERNELS")
     if folder is None and installed():
         package = PACKAGE
@@ -33,7 +33,7 @@ def load() -> tuple[ModuleType, ModuleType]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[package] = module
         spec.loader.exec_module(module)
-    return importlib.import_module(f"{package}.row"), importlib.import_module(f"{package}.common")
+    return [importlib.import_module(f"{package}.{name}") for name in names]
 
 
 def installed() -> bool:
@@ -42,4 +42,6 @@ def installed() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
-row, common = load()
+row, common, pointwise, pointwise_kernels, pointwise_losses, description = load(
+    "row", "common", "pointwise", "pointwise_kernels", "pointwise_losses", "pointwise_description"
+)

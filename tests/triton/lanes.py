@@ -1,5 +1,5 @@
-"""Starts the lanes: pytest runs of the lane_*.py files, each in a process of its own, because Triton decides between
-interpreter and compiler when it is imported, and compiles for one chip at a time."""
+"""Starts the lanes: pytest runs of the lane_*.py files and of some laws, each in a process of its own, because Triton
+decides between interpreter and compiler when it is imported, and compiles for one chip at a time."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def run_lane(lane: str, environment: dict[str, str], *options: str) -> Outcome:
     return Outcome(done.returncode, done.stdout)
 
 
-def interpret(*options: str, **environment: str) -> Outcome:
-    return run_lane("lane_interpreter", {"TRITON_INTERPRET": "1", **environment}, *options)
+def interpret(lane: str, *options: str, **environment: str) -> Outcome:
+    return run_lane(lane, {"TRITON_INTERPRET": "1", **environment}, *options)
 
 
-def compile_for(chip: str, cache: Path, *options: str, **environment: str) -> Outcome:
+def compile_for(chip: str, lane: str, cache: Path, *options: str, **environment: str) -> Outcome:
     """The cache is a fresh folder, so that everything is compiled."""
     variables = {"FASTLOSS_TEST_CHIP": chip, "TRITON_CACHE_DIR": str(cache), **environment}
-    return run_lane("lane_compile", variables, *options)
+    return run_lane(lane, variables, *options)

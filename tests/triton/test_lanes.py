@@ -14,6 +14,18 @@ sys.path.insert(0, str(Path(__file__).parent))  # for lanes.py: pytest's importl
 import lanes
 
 CHIPS = ("sm_80", "sm_90", "sm_100", "gfx942")
+COMPILED = {"row": ("lane_compile", ()), "pointwise": ("lane_pointwise_compile", ("-k", "test_skeleton"))}
+EVERY_LOSS = "every pointwise loss for sm_90"
+LAWS = "laws of the pointwise losses"
+# What the lanes have not tested themselves; the rest of the laws takes minutes in the interpreter.
+POINTWISE_LAWS = "triton and (test_terms or broadcasting)"
+INTERPRETED = {
+    LAWS: ("../test_pointwise", ("-k", POINTWISE_LAWS, "-W", "ignore")),
+    "row": ("lane_interpreter", ()),
+    "pointwise": ("lane_pointwise", ()),
+    "pointwise losses": ("lane_pointwise_losses", ()),
+}
+LANES = [EVERY_LOSS, *INTERPRETED, *(f"{skeleton} for {chip}" for chip in CHIPS for skeleton in COMPILED)]
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
@@ -22,14 +34,19 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[lanes.Outcome]]]:
     """All lanes at once, as many at a time as there are workers."""
     with ThreadPoolExecutor(lanes.WORKERS) as pool:
-        started = {"interpreter": pool.submit(lanes.interpret)}
+        cache = tmp_path_factory.mktemp("losses")
+        every = pool.submit(lanes.compile_for, "sm_90", "lane_pointwise_compile", cache, "-rP", "-k", "test_every_loss")
+        started = {EVERY_LOSS: every}
+        for name, (lane, options) in INTERPRETED.items():
+            started[name] = pool.submit(lanes.interpret, lane, *options)
         for chip in CHIPS:
-            cache = tmp_path_factory.mktemp(chip)
-            started[chip] = pool.submit(lanes.compile_for, chip, cache, "-rP")
+            for skeleton, (lane, options) in COMPILED.items():
+                cache = tmp_path_factory.mktemp(chip)
+                started[f"{skeleton} for {chip}"] = pool.submit(lanes.compile_for, chip, lane, cache, "-rP", *options)
         yield started
 
 
-@pytest.mark.parametrize("lane", ["interpreter", *CHIPS])
+@pytest.mark.parametrize("lane", LANES)
 def test_lane(lane, running, capsys):
     outcome = running[lane].result()
     with capsys.disabled():

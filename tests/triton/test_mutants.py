@@ -27,6 +27,7 @@ class Mutant(NamedTuple):
     tests: str  # pytest -k: the few tests that must notice
     symptom: str  # in their output
     chip: str = ""  # compile-only lane
+    lane: str = "lane_interpreter"
 
 
 MUTANTS = {
@@ -93,6 +94,64 @@ MUTANTS = {
         "test_row_kernel and resident and aligned",
         "assert 0 > 0",
         chip="sm_90",
+        lane="lane_compile",
+    ),
+    "pointwise: a mask removed": Mutant(
+        "pointwise_kernels.py",
+        'return widen(tl.load(pointers, mask=mask, other=0, eviction_policy="evict_first"), A)',
+        'return widen(tl.load(pointers, eviction_policy="evict_first"), A)',
+        "test_sizes and 517 and float32",
+        "out-of-bounds load",
+        lane="lane_pointwise",
+    ),
+    "pointwise: the last elements lost": Mutant(
+        "pointwise_kernels.py",
+        "if EDGE and program == tl.num_programs(0) - 1:",
+        "if EDGE and program == tl.num_programs(0):",
+        "test_sizes and 517 and float32",
+        "not close",
+        lane="lane_pointwise",
+    ),
+    "pointwise: masked elements counted": Mutant(
+        "pointwise_kernels.py",
+        "value = tl.where(counted, values[k], 0.0)",
+        "value = tl.where(counted | weighed | True, values[k], 0.0)",
+        "test_masks and float32 and numbers",
+        "not close",
+        lane="lane_pointwise",
+    ),
+    "pointwise: a 32-bit stride": Mutant(
+        "pointwise_kernels.py",
+        "pointers = pointers + local.to(tl.int64) * strides[len(sizes)]",
+        "pointers = pointers + local.to(tl.int32) * strides[len(sizes)]",
+        "test_offsets_beyond_32_bits",
+        "out-of-bounds",
+        lane="lane_pointwise",
+    ),
+    "pointwise: dimensions merged that do not": Mutant(
+        "pointwise.py",
+        "outer == inner * shape[d]",
+        "outer >= inner * shape[d]",
+        "test_merging or test_what_merges",
+        "assert",
+        lane="lane_pointwise",
+    ),
+    "pointwise: NaN dropped by an extreme": Mutant(
+        "pointwise_kernels.py",
+        "poison = tl.sum(tl.where(x != x, x, 0.0), axis=LAST)",
+        "poison = 0.0",
+        "test_nan_reaches_every_sum",
+        "assert",
+        lane="lane_pointwise",
+    ),
+    "pointwise: no hint": Mutant(
+        "pointwise_kernels.py",
+        "pointers = tl.multiple_of(tensor + offset // UNIT * UNIT, ALIGNMENT)",
+        "pointers = tensor + offset",
+        "test_skeleton and padded",
+        "assert 0 >= 2",
+        chip="sm_90",
+        lane="lane_pointwise_compile",
     ),
 }
 
@@ -115,9 +174,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futu
             where = {"FASTLOSS_TEST_TRITON_KERNELS": str(copy_with(mutant, folder / "triton_kernels"))}
             options = ("-x", "-k", mutant.tests)
             if mutant.chip:
-                started[name] = pool.submit(lanes.compile_for, mutant.chip, folder / "cache", *options, **where)
+                started[name] = pool.submit(
+                    lanes.compile_for, mutant.chip, mutant.lane, folder / "cache", *options, **where
+                )
             else:
-                started[name] = pool.submit(lanes.interpret, *options, **where)
+                started[name] = pool.submit(lanes.interpret, mutant.lane, *options, **where)
         yield started
 
 

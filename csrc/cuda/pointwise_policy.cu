@@ -1,0 +1,3 @@
+#include "pointwise_launch.cuh"
+
+FASTLOSS_DEFINE_FAMILY(policy, FASTLOSS_POLICY_LOSSES)
