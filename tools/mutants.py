@@ -168,7 +168,13 @@ class Equivalent:
     reason: str
 
 
-EQUIVALENT: tuple[Equivalent, ...] = ()
+EQUIVALENT: tuple[Equivalent, ...] = (
+    Equivalent(
+        "csrc/cpu/row.cpp",
+        "const int64_t size = C - start <= kChunk - 1 ? C - start : kChunk;",
+        "for integers a <= n - 1 is a < n",
+    ),
+)
 
 
 @dataclass(frozen=True)
