@@ -37,6 +37,8 @@ PINS = {
     "pytest_benchmark": "pytest-benchmark>=5",
     "hypothesis": "hypothesis>=6.100",
     "expecttest": "expecttest",
+    "sklearn": "scikit-learn>=1.5",
+    "optax": "optax>=0.2",
     "matplotlib": "matplotlib>=3.8",
     "ruff": "ruff>=0.9",
     "mypy": "mypy>=1.13",
