@@ -55,7 +55,10 @@ def loss_of_the_lane(FAMILY: tl.constexpr, LOSS: tl.constexpr, x, p):
 
 @triton.jit
 def domain_of_the_lane(FAMILY: tl.constexpr, LOSS: tl.constexpr, x, p):
-    return everything_domain(LOSS, x, p)
+    if FAMILY == "lane":
+        return everything_domain(LOSS, x, p)
+    else:
+        return pointwise_losses.pointwise_domain(FAMILY, LOSS, x, p)
 
 
 def install() -> None:
