@@ -46,7 +46,7 @@ def problem(
     if weight:
         p.weight = values(shape, dtype, generator)
     if scale:
-        p.scale = values((shape[0], *[1] * (len(shape) - 1)), torch.float32, generator)
+        p.scale = values((), torch.float32, generator)  # so that all stays in one line, and comes in packs
     return p
 
 
