@@ -26,8 +26,6 @@ FASTLOSS_INLINE float log1p_unit(float x) { return log1pf(x); }  // for x in [0,
 FASTLOSS_INLINE double log1p_unit(double x) { return ::log1p(x); }
 FASTLOSS_INLINE float tanh(float x) { return tanhf(x); }
 FASTLOSS_INLINE double tanh(double x) { return ::tanh(x); }
-FASTLOSS_INLINE float sqrt(float x) { return sqrtf(x); }
-FASTLOSS_INLINE double sqrt(double x) { return ::sqrt(x); }
 
 // Of any of the types; NaN in, NaN out.
 template <class V>

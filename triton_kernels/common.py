@@ -145,12 +145,6 @@ def sigmoid(x):
 
 
 @triton.jit
-def softplus(x):
-    """log(1 + exp(x))"""
-    return maximum(x, tl.zeros_like(x)) + log1p(tl.exp(-tl.abs(x)))
-
-
-@triton.jit
 def log_sigmoid(x):
     """-log(1 + exp(-x))"""
     return minimum(x, tl.zeros_like(x)) - log1p(tl.exp(-tl.abs(x)))
@@ -170,12 +164,6 @@ def sigmoids(x):
         log_larger + minimum(x, tl.zeros_like(x)),
         log_larger - maximum(x, tl.zeros_like(x)),
     )
-
-
-@triton.jit
-def log1mexp(x):
-    """log(1 - exp(x)) for x <= 0: each half where it keeps its digits (Maechler 2012)."""
-    return tl.where(x > -0.6931471805599453, tl.log(-expm1(x)), log1p(-tl.exp(x)))
 
 
 @triton.jit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import triton
@@ -12,23 +11,17 @@ from .common import clamp, expm1, maximum
 from .pointwise_description import PointwiseLoss
 
 
-def bounded(value: float) -> float | None:
-    """No bound is a bound that is switched off."""
-    return None if math.isinf(value) else value
-
-
 def policy_constants(parameters: Sequence[float]) -> tuple[float | None, ...]:
     """low, high, dual clip, bound of the log-ratio, and what follows: the clip of values, coefficients"""
-    clip, clip_high, dual_clip, log_ratio_clamp, *others = parameters
-    values = (bounded(others[0]), *others[1:]) if others else ()
-    return (1.0 - clip, 1.0 + clip_high, bounded(dual_clip), bounded(log_ratio_clamp), *values)
+    clip, clip_high, *others = parameters
+    return (1.0 - clip, 1.0 + clip_high, *others)
 
 
 _POLICY_METRICS = ("mean", "mean", "mean", "mean", "mean", "min", "max")
 
 LOSSES = {
     "ppo_clip_loss": PointwiseLoss(operands=3, metrics=_POLICY_METRICS, constants=policy_constants),
-    "value_clip_loss": PointwiseLoss(operands=3, metrics=("mean",), constants=lambda p: (bounded(p[0]),)),
+    "value_clip_loss": PointwiseLoss(operands=3, metrics=("mean",)),
     "ppo_loss": PointwiseLoss(
         operands=7,
         metrics=("term", "term", "term", "mean", "mean", "mean", "min", "max"),
@@ -61,22 +54,17 @@ def surrogate(logp, old_logp, advantage, p):
     """(loss, slope by logp, the metrics of a policy); p: low, high, dual clip, bound of the log-ratio"""
     A: tl.constexpr = logp.dtype
     difference = logp - old_logp
-    log_ratio = difference
-    if p[3] is not None:
-        log_ratio = clamp(difference, -p[3], p[3])
+    log_ratio = clamp(difference, -p[3], p[3])
     ratio = tl.exp(log_ratio)
     free = -advantage * ratio
     bound = -advantage * clamp(ratio, p[0], p[1])
     loss = maximum(free, bound)
     slope = tl.where((free >= bound) & (difference == log_ratio), free, 0.0)
-    dual_clipped = tl.zeros_like(loss)
-    if p[2] is not None:
-        dual_bound = -advantage * p[2]
-        beyond = (advantage < 0.0) & (loss > dual_bound)
-        loss = tl.where(beyond, dual_bound, loss)
-        slope = tl.where(beyond, 0.0, slope)
-        dual_clipped = share(beyond, A)
-    metrics = (share(bound > free, A), dual_clipped, expm1(log_ratio) - log_ratio, -log_ratio, ratio, ratio, ratio)
+    dual_bound = -advantage * p[2]  # NaN for 0 * inf, and then not used
+    beyond = (advantage < 0.0) & (loss > dual_bound)
+    loss = tl.where(beyond, dual_bound, loss)
+    slope = tl.where(beyond, 0.0, slope)
+    metrics = (share(bound > free, A), share(beyond, A), expm1(log_ratio) - log_ratio, -log_ratio, ratio, ratio, ratio)
     return loss, slope, metrics
 
 
@@ -85,13 +73,10 @@ def value_error(value, old_value, target, clip):
     """(loss, slope by the value, 1 where the clamped value is the worse one)"""
     error = value - target
     free = error * error
-    if clip is None:
-        return 0.5 * free, error, tl.zeros_like(free)
-    else:
-        gap = clamp(value, old_value - clip, old_value + clip) - target
-        bound = gap * gap
-        clipped = bound > free
-        return 0.5 * maximum(free, bound), tl.where(clipped, 0.0, error), share(clipped, value.dtype)
+    gap = clamp(value, old_value - clip, old_value + clip) - target
+    bound = gap * gap
+    clipped = bound > free
+    return 0.5 * maximum(free, bound), tl.where(clipped, 0.0, error), share(clipped, value.dtype)
 
 
 @triton.jit

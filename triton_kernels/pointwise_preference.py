@@ -10,7 +10,7 @@ import triton.language as tl
 
 from .common import clamp, expm1, log_sigmoid, maximum, minimum, sigmoid, sign
 from .pointwise_description import PointwiseLoss
-from .pointwise_policy import bounded, share
+from .pointwise_policy import share
 
 _REWARDS = ("mean", "mean", "mean", "mean")
 
@@ -57,10 +57,6 @@ def no_constants(p: Sequence[float]) -> tuple[float | None, ...]:
     return ()
 
 
-def kl_bound(p: Sequence[float]) -> tuple[float | None, ...]:
-    return (bounded(p[0]),)
-
-
 _DPO = {
     "sigmoid": dpo_sigmoid,
     "robust": dpo_robust,
@@ -77,7 +73,7 @@ _KTO_METRICS = ("mean", "mean", "mean")
 LOSSES = {
     "kl_penalty_k1": PointwiseLoss(operands=2, constants=no_constants),
     "kl_penalty_k2": PointwiseLoss(operands=2, constants=no_constants),
-    "kl_penalty_k3": PointwiseLoss(operands=2, constants=kl_bound),
+    "kl_penalty_k3": PointwiseLoss(operands=2),
     "kl_penalty_abs": PointwiseLoss(operands=2, constants=no_constants),
     **{
         f"dpo_loss_{name}": PointwiseLoss(operands=4, metrics=_REWARDS, constants=constants)
@@ -121,9 +117,7 @@ def kl_penalty(LOSS: tl.constexpr, x, p):
         return 0.5 * difference * difference, (difference, 0.0), ()
     elif LOSS == "kl_penalty_k3":
         reverse = -difference
-        clamped = reverse
-        if p[0] is not None:
-            clamped = clamp(reverse, -p[0], p[0])
+        clamped = clamp(reverse, -p[0], p[0])
         excess = expm1(clamped)
         return excess - clamped, (tl.where(clamped == reverse, -excess, 0.0), 0.0), ()
     else:

@@ -12,7 +12,6 @@ void exp(float* x) { store(x, math::exp(load(x))); }
 void expm1(float* x) { store(x, math::expm1(load(x))); }
 void log1p(float* x) { store(x, math::log1p(load(x))); }
 void log1p_unit(float* x) { store(x, math::log1p_unit(load(x))); }
-void sqrt(float* x) { store(x, math::sqrt(load(x))); }
 void log(float* x) { store(x, math::log(load(x))); }
 void tanh(float* x) { store(x, math::tanh(load(x))); }
 // through the storage type and back
@@ -27,7 +26,6 @@ extern const MathProbe math_probes[] = {{"exp_nonpositive", exp_nonpositive, kLa
                                         {"log", log, kLanes},
                                         {"log1p", log1p, kLanes},
                                         {"log1p_unit", log1p_unit, kLanes},
-                                        {"sqrt", sqrt, kLanes},
                                         {"tanh", tanh, kLanes},
                                         {"half", half, kLanes},
                                         {"bfloat16", bfloat16, kLanes},

@@ -360,17 +360,5 @@ FASTLOSS_INLINE FASTLOSS_ISA::Floats expm1(FASTLOSS_ISA::Floats x) {
   return ((x > -1.0f) & (x < 1.0f)) ? near : exp(x) - 1.0f;
 }
 
-FASTLOSS_INLINE FASTLOSS_ISA::Floats sqrt(FASTLOSS_ISA::Floats x) {
-  using namespace FASTLOSS_ISA;
-#if defined(__AVX512F__)
-  return (Floats)_mm512_sqrt_ps((__m512)x);
-#elif defined(__AVX2__)
-  return (Floats)_mm256_sqrt_ps((__m256)x);
-#else
-  for (int i = 0; i < kLanes; ++i) x[i] = __builtin_sqrtf(x[i]);
-  return x;
-#endif
-}
-
 }  // namespace math
 }  // namespace fastloss

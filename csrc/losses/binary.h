@@ -82,13 +82,12 @@ struct SigmoidFocal : PointwiseLoss<2, 2> {
           (miss == V{}) ? V{} : gamma * (modulation / miss);  // for gamma < 1: 0, not the pole, where miss underflows
     }
     const V a = (alpha < A(0)) ? one : alpha * t + (A(1) - alpha) * absent;
-    const A change = alpha < A(0) ? A(0) : A(2) * alpha - A(1);  // of a with t
-    const V rise = s.value * s.complement * (absent - t);        // of miss with x
+    const V rise = s.value * s.complement * (absent - t);  // of miss with x
     Element<V, 2> e;
     e.loss = a * modulation * entropy;
     e.derivative[0] = a * (slope * rise * entropy + modulation * (s.value * absent - s.complement * t));
-    e.derivative[1] =
-        change * modulation * entropy + a * (slope * (s.complement - s.value) * entropy - modulation * x[0]);
+    e.derivative[1] = a * (slope * (s.complement - s.value) * entropy - modulation * x[0]);
+    if (alpha >= A(0)) e.derivative[1] += (A(2) * alpha - A(1)) * modulation * entropy;  // a changes with t
     return e;
   }
 };

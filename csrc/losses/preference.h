@@ -84,7 +84,8 @@ FASTLOSS_INLINE PairLoss<V> of_margin(V loss, V slope) {
   return {loss, slope, -slope};
 }
 
-// -keep log s(m) - flip log s(-m): the label is right with probability 1 - smoothing
+// -keep log s(m) - flip log s(-m): the label is right with probability 1 - smoothing. Without smoothing there is no
+// second term, which would make a NaN of an infinite margin.
 template <class A>
 struct SigmoidKind {
   A keep, flip;
@@ -93,7 +94,9 @@ struct SigmoidKind {
   template <class V>
   FASTLOSS_INLINE PairLoss<V> operator()(V chosen, V rejected) const {
     const math::Sigmoid<V> s = math::sigmoids(V(chosen - rejected));
-    return of_margin(V(-(keep * s.log_value + flip * s.log_complement)), V(flip * s.value - keep * s.complement));
+    const V loss = -keep * s.log_value;
+    if (flip == A(0)) return of_margin(loss, V(-keep * s.complement));
+    return of_margin(V(loss - flip * s.log_complement), V(flip * s.value - keep * s.complement));
   }
 };
 

@@ -177,10 +177,10 @@ def _positives(normalizer: str, targets: Tensor, mask: Tensor | None) -> Tensor:
     """What "positives" stands for: max(1, sum of the targets that the mask counts)."""
     if normalizer != "positives":
         raise ValueError(f"normalizer must be a number, a tensor or 'positives', got {normalizer!r}")
-    targets = targets.detach().to(torch.float64 if targets.dtype == torch.float64 else torch.float32)
+    targets = targets.detach()
     if mask is not None:
         targets = torch.where(mask != 0, targets * mask, 0)
-    return targets.sum().clamp(min=1)
+    return targets.sum(dtype=torch.float64).clamp(min=1)
 
 
 def _check_focal(alpha: Any, gamma: Any) -> None:

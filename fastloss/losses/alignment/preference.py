@@ -67,14 +67,21 @@ def _sigmoid_losses(margin: Tensor, smoothing: float) -> Tensor:
     return losses if smoothing == 0 else (1 - smoothing) * losses - smoothing * F.logsigmoid(-margin)
 
 
+def _robust_losses(margin: Tensor, smoothing: float) -> Tensor:
+    """`_sigmoid_losses`, corrected so that flipped labels leave the expectation unchanged."""
+    if smoothing == 0:
+        return _sigmoid_losses(margin, smoothing)
+    flipped = smoothing * F.logsigmoid(-margin)
+    return (flipped - (1 - smoothing) * F.logsigmoid(margin)) / (1 - 2 * smoothing)
+
+
 def _dpo_losses(loss_type: str, chosen: Tensor, rejected: Tensor, beta: float, smoothing: float) -> Tensor:
     """From the rewards of the pair."""
     margin = chosen - rejected
     if loss_type == "sigmoid":
         return _sigmoid_losses(margin, smoothing)
     if loss_type == "robust":
-        flipped = smoothing * F.logsigmoid(-margin)
-        return (flipped - (1 - smoothing) * F.logsigmoid(margin)) / (1 - 2 * smoothing)
+        return _robust_losses(margin, smoothing)
     if loss_type == "hinge":
         return F.relu(1 - margin)
     if loss_type == "ipo":
