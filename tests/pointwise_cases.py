@@ -1,60 +1,10 @@
-"""The table of the pointwise losses: how to make inputs, options, an independent oracle. All laws run over it."""
+"""The table of the pointwise losses: inputs, options, independent oracles. test_pointwise.py has the laws for it."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import pointwise_cases_a
+import pointwise_cases_b
 
-import torch
-from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Case:
-    """A pointwise loss with options, and inputs for it."""
-
-    name: str  # unique, e.g. "huber_loss, delta 0.5"
-    loss: Callable[..., Any]
-    # tensors by argument name, in float64 (integer and bool tensors as they are); the laws convert, reshape none
-    make: Callable[[torch.Generator], dict[str, Any]]
-    differentiable: tuple[str, ...]  # the arguments whose gradients are compared
-    options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # keywords that are no tensors
-    # the same loss by independent torch code, elementwise, with all arguments and options by name:
-    # (**tensors, **options) -> losses, unmasked. None: an external oracle is in test_pointwise_oracles_*.
-    oracle: Callable[..., Tensor] | None = None
-    reductions: tuple[str, ...] = ("none", "mean", "sum")  # values of `reduction`, or of `aggregation`
-    masked: bool = False  # does the signature have mask and normalizer?
-    dtypes: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-    twice: bool = True  # differentiable twice at these inputs
-    derivative: bool = True  # is the gradient the derivative? torch's is not where it clamps a variance, for one
-
-    def __str__(self) -> str:
-        return self.name
-
-
-def reduction_argument(case: Case) -> str:
-    return "aggregation" if "aggregation" in inspect.signature(case.loss).parameters else "reduction"
-
-
-def __getattr__(name: str) -> Any:  # the tables import Case from here
-    if name != "ALL":
-        raise AttributeError(name)
-    import pointwise_cases_a
-    import pointwise_cases_b
-
-    return [*pointwise_cases_a.CASES, *pointwise_cases_b.CASES]
-
-
-def one_of_each() -> list[Case]:
-    """The first case of every loss."""
-    import pointwise_cases
-
-    return list({case.loss: case for case in reversed(pointwise_cases.ALL)}.values())
-
-
-def with_terms() -> list[Case]:
-    import pointwise_cases
-
-    return [case for case in pointwise_cases.ALL if "return_terms" in inspect.signature(case.loss).parameters]
+ALL = [*pointwise_cases_a.CASES, *pointwise_cases_b.CASES]
+ONE_OF_EACH = list({case.loss: case for case in reversed(ALL)}.values())  # the first case of every loss
+WITH_TERMS = [case for case in ALL if case.has_terms]

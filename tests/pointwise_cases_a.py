@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pointwise_cases import Case
+from pointwise_case import Case
 from torch import Tensor
 
 import fastloss

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pointwise_cases import Case
+from pointwise_case import Case
 from torch import Tensor
 
 from fastloss import alignment, rl

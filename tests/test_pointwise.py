@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import warnings
+import weakref
 from typing import Any
 
 import pointwise_cases
 import pytest
 import torch
-from pointwise_cases import Case
+from pointwise_case import Case
 from support import BACKENDS, assert_close, generator, to
 from torch import Tensor
 
@@ -21,13 +23,13 @@ all_cases = pytest.mark.parametrize("case", CASES, ids=str)
 backends = pytest.mark.parametrize(("backend", "device"), BACKENDS, ids=[name for name, _ in BACKENDS])
 if not BACKENDS:
     backends = pytest.mark.skip(reason="no kernels on this machine")
-one_of_each = pytest.mark.parametrize("case", pointwise_cases.one_of_each(), ids=str)
+one_of_each = pytest.mark.parametrize("case", pointwise_cases.ONE_OF_EACH, ids=str)
 
 Arguments = dict[str, Any]
 
 
 def how(case: Case, reduction: str) -> Arguments:
-    return {pointwise_cases.reduction_argument(case): reduction}
+    return {case.reduction_argument: reduction}
 
 
 def reductions(case: Case) -> tuple[str, ...]:
@@ -286,7 +288,7 @@ def test_masks(case, backend, device):
 
 
 @backends
-@pytest.mark.parametrize("case", pointwise_cases.with_terms(), ids=str)
+@pytest.mark.parametrize("case", pointwise_cases.WITH_TERMS, ids=str)
 def test_terms(case, backend, device):
     made = case.make(generator(case.name))
     shape = shape_of(made)
@@ -414,3 +416,60 @@ def test_operators_pass_opcheck(case, backend, device):
     torch.library.opcheck(namespace.pointwise, (operands, *elements), test_utils=checks)
     upstream = torch.randn(torch.broadcast_shapes(*(x.shape for x in operands)), device=device)
     torch.library.opcheck(namespace.pointwise_backward, (upstream, operands, *elements[:9]), test_utils=checks)
+
+
+@backends
+@one_of_each
+def test_operands_are_kept_by_torch_alone(case, backend, device):
+    """Who offloads or recomputes what backward needs (saved_tensors_hooks, checkpoints) frees the operands for good."""
+    tensors = to(case.make(generator(case.name)), device, torch.float32)
+    leaves = {name: tensors[name].requires_grad_() for name in case.differentiable if name in tensors}
+    copies = {name: leaf * 1 for name, leaf in leaves.items()}  # as a model's outputs: nobody else keeps them
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda x: x.detach().cpu().numpy(), lambda x: torch.tensor(x))
+    options = {**case.options, **how(case, reduced(case))}
+    with fastloss.backend(backend):
+        expected = torch.autograd.grad(case.loss(**{**tensors, **copies}, **options), list(leaves.values()))
+        copies = {name: leaf * 1 for name, leaf in leaves.items()}
+        kept = [weakref.ref(copy) for copy in copies.values()]
+        with hooks:
+            value = case.loss(**{**tensors, **copies}, **options)
+        copies.clear()
+        gc.collect()
+        assert [reference() for reference in kept] == [None] * len(kept)
+        gradients = torch.autograd.grad(value, list(leaves.values()))
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        assert torch.equal(gradient, wanted)
+
+
+@pytest.mark.parametrize("case", pointwise_cases.WITH_TERMS, ids=str)
+def test_terms_under_transforms_are_the_references(case):
+    tensors = case.make(generator(case.name))
+    name = case.differentiable[0]
+    rest = {key: x for key, x in tensors.items() if key != name}
+
+    def f(x):
+        return case.loss(**{name: x}, **rest, **case.options, return_terms=True)
+
+    _, terms = torch.func.vmap(f)(torch.stack([tensors[name]] * 2))
+    with fastloss.backend("reference"):
+        _, expected = f(tensors[name])
+    for term, values in terms.items():
+        assert_close(values, expected[term].expand(2), torch.float64, term)
+
+
+@backends
+@pytest.mark.parametrize("what", ["dpo sigmoid", "dpo robust", "simpo"])
+def test_smoothing_of_0_adds_no_term(what, backend, device):
+    """0 * inf is NaN, but where there is no smoothing there is no second term."""
+    chosen = torch.tensor([math.inf, 1e38, 3.0], device=device)
+    zero = torch.zeros(3, device=device)
+    for name in (backend, "reference"):
+        with fastloss.backend(name):
+            if what == "simpo":
+                losses = fastloss.alignment.simpo_loss(chosen, zero, reduction="none")
+            else:
+                kind = what.removeprefix("dpo ")
+                losses = fastloss.alignment.dpo_loss(chosen, zero, zero, zero, loss_type=kind, reduction="none")
+        assert losses[0] == 0, name
+        assert losses[1] == 0, name
+        assert losses.isfinite().all(), name

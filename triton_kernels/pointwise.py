@@ -19,6 +19,14 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from fastloss.skeletons.pointwise_operators import (
+    accumulator,
+    broadcast_shape,
+    empty_gradients,
+    empty_results,
+    is_dense,
+)
+
 from .common import PACKET_BYTES, kernel_constants, on_device
 from .pointwise_description import PointwiseLoss
 from .pointwise_kernels import MAX, MIN, SUM, finish_kernel, pointwise_kernel
@@ -29,7 +37,6 @@ __all__ = ["pointwise", "pointwise_backward"]
 # For AMD an assert compiles to a printf through the host, many more memory accesses in every kernel.
 TRAPS = torch.version.hip is None
 
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # the numbers of the operator's `dtype`
 WARPS = 4 if torch.version.hip is None else 2  # 128 threads
 TILE_BYTES = 4096  # of the accumulator: 8 fp32 a thread and operand; 16 took up to 168 registers
 STRIDED_COLUMNS = 64  # of a tile where a tensor strides over the columns: its lines are used again by the tile's rows
@@ -43,13 +50,6 @@ Strides = tuple[int, ...]
 def described(loss: str) -> tuple[str, PointwiseLoss]:
     """(family, description)"""
     return next((family, losses[loss]) for family, losses in FAMILIES.items() if loss in losses)
-
-
-def shape_of_call(operands: Sequence[Tensor]) -> torch.Size:
-    shape = operands[0].shape
-    if all(operand.shape == shape for operand in operands):
-        return shape  # most calls; broadcast_shapes takes 12 us
-    return torch.broadcast_shapes(*(operand.shape for operand in operands))
 
 
 # Triton's own cdiv and next_power_of_2 take 2 us a call.
@@ -79,18 +79,6 @@ class Plan(NamedTuple):
     tile_rows: int
     packets: int
     packet: int
-
-
-def is_dense(tensor: Tensor) -> bool:
-    """Do the elements fill a block of memory, each once?"""
-    if tensor.is_contiguous():
-        return True
-    expected = 1
-    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
 
 
 def merged(shape: Sequence[int], strides: Sequence[Strides]) -> tuple[Strides, tuple[Strides, ...]]:
@@ -182,19 +170,18 @@ def access_code(tensor: Tensor, strides: Strides, packet: int) -> int:
 def launch(
     operands: Sequence[Tensor], weight: Tensor | None, scale: Tensor | None, upstream: Tensor | None, loss: str,
     constants: Sequence[float], parameters: Sequence[float], present: int, wanted: int, masked: bool, factor: float,
-    losses: Tensor | None, total: Tensor | None, metrics: Tensor | None, accumulator: torch.dtype,
+    losses: Tensor | None, total: Tensor | None, metrics: Tensor | None,
 ) -> list[Tensor]:  # fmt: skip
     """Writes losses (elementwise), total (their sum) and metrics, if given; allocates and returns the gradients."""
     family, description = described(loss)
-    shape = shape_of_call(operands)
+    accumulate = accumulator(operands)
+    shape = broadcast_shape(operands)
     tensors = iter(operands)
     by_number = [next(tensors) if present >> k & 1 else None for k in range(description.operands)]
-    gradients = [
-        new_like(operand, shape) if operand is not None and wanted >> k & 1 else None
-        for k, operand in enumerate(by_number)
-    ]
+    allocated = iter(empty_gradients(operands, present, wanted))
+    gradients = [next(allocated) if wanted >> k & 1 else None for k in range(description.operands)]
     readable = [as_bytes(tensor) for tensor in (*by_number, weight, scale, upstream)]
-    how = plan(shape, [*readable, losses, *gradients], accumulator.itemsize)
+    how = plan(shape, [*readable, losses, *gradients], accumulate.itemsize)
     column_tiles = ceiling(how.columns // how.packet, how.packets)
     tiles = ceiling(how.rows, how.tile_rows) * column_tiles
     tiles_a_program = max(1, ceiling(tiles, PROGRAMS))
@@ -205,17 +192,17 @@ def launch(
     sums = (SUM.value,) * ((total is not None) + weighted_mean)
     sums += tuple({"min": MIN.value, "max": MAX.value}.get(kind, SUM.value) for kind in kinds)
     device = operands[0].device
-    partials = torch.empty(len(sums), programs, dtype=accumulator, device=device) if sums else None
+    partials = torch.empty(len(sums), programs, dtype=accumulate, device=device) if sums else None
     of_operands = [None if operand is not None else constants[k] for k, operand in enumerate(by_number)]
     with on_device(operands[0]):
         pointwise_kernel[(programs,)](
-            tuple(readable[:-3]), kernel_constants(of_operands, accumulator), *readable[-3:],
-            kernel_constants([None if factor == 1.0 else factor], accumulator)[0],
-            kernel_constants(description.constants(parameters), accumulator), losses, tuple(gradients), partials,
+            tuple(readable[:-3]), kernel_constants(of_operands, accumulate), *readable[-3:],
+            kernel_constants([None if factor == 1.0 else factor], accumulate)[0],
+            kernel_constants(description.constants(parameters), accumulate), losses, tuple(gradients), partials,
             tiles_a_program, tiles, column_tiles, how.rows, how.columns, how.sizes, how.strides,
             FAMILY=family, LOSS=loss, REQUIREMENT=description.requirement, ACCESS=how.access, METRICS=kinds,
             KINDS=sums, WEIGHTS=weighted_mean, REDUCE=total is not None, MASKED=masked and weight is not None,
-            A=tl.float64 if accumulator == torch.float64 else tl.float32,
+            A=tl.float64 if accumulate == torch.float64 else tl.float32,
             EDGE=how.columns % how.packet != 0, WIDE=shape.numel() >= 2**31,
             ROWS=how.tile_rows, PACKETS=how.packets, PACKET=how.packet, num_warps=WARPS,
             debug=TRAPS and description.requirement is not None, sanitize_overflow=False,
@@ -233,37 +220,17 @@ def as_bytes(tensor: Tensor | None) -> Tensor | None:
     return tensor.view(torch.uint8) if tensor is not None and tensor.dtype == torch.bool else tensor
 
 
-def new_like(operand: Tensor, shape: torch.Size) -> Tensor:
-    """Of the shape of the call, in the operand's layout where it has one of that shape."""
-    if operand.shape == shape and is_dense(operand):
-        return torch.empty_strided(shape, operand.stride(), dtype=operand.dtype, device=operand.device)
-    return torch.empty(shape, dtype=operand.dtype, device=operand.device)
-
-
-def accumulator_of(operands: Sequence[Tensor]) -> torch.dtype:
-    return torch.float64 if any(operand.dtype == torch.float64 for operand in operands) else torch.float32
-
-
 def pointwise(
     operands: Sequence[Tensor], weight: Tensor | None, scale: Tensor | None, loss: str, constants: Sequence[float],
     parameters: Sequence[float], present: int, wanted: int, masked: bool, factor: float, reduce: bool, measure: bool,
     dtype: int,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:  # fmt: skip
     """(loss, metrics, gradients of the wanted operands)"""
-    accumulator = accumulator_of(operands)
-    device = operands[0].device
     count = len(described(loss)[1].metrics) if measure else 0
-    metrics = torch.empty(count, dtype=accumulator, device=device)
-    if reduce:
-        result = torch.empty((), dtype=accumulator, device=device)
-    else:
-        shape = shape_of_call(operands)
-        like = next((x for x in operands if x.shape == shape and is_dense(x)), None)
-        strides = torch.empty(shape, device="meta").stride() if like is None else like.stride()
-        result = torch.empty_strided(shape, strides, dtype=DTYPES[dtype], device=device)
+    result, metrics = empty_results(operands, reduce, count, dtype)
     gradients = launch(
         operands, weight, scale, None, loss, constants, parameters, present, wanted, masked, factor,
-        None if reduce else result, result if reduce else None, metrics if count else None, accumulator,
+        None if reduce else result, result if reduce else None, metrics if count else None,
     )  # fmt: skip
     return result, metrics, gradients
 
@@ -275,5 +242,5 @@ def pointwise_backward(
     """The gradients of the wanted operands; upstream is the gradient of the elementwise losses."""
     return launch(
         operands, weight, scale, upstream, loss, constants, parameters, present, wanted, masked, factor,
-        None, None, None, accumulator_of(operands),
+        None, None, None,
     )  # fmt: skip

@@ -16,6 +16,8 @@
 #include <sys/mman.h>
 #endif
 
+#include "../shapes.h"
+
 extern "C" {
 // Of torch 2.11 on; null in 2.10, which then allocates.
 __attribute__((weak)) AOTITorchError torch_from_blob(void* data, int64_t ndim, const int64_t* sizes,
@@ -83,16 +85,6 @@ class OutputMemory {
 inline size_t element_size(torch::headeronly::ScalarType type) {
   using torch::headeronly::ScalarType;
   return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
-}
-
-inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& sizes) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t numel = 1;
-  for (size_t i = sizes.size(); i-- > 0;) {
-    strides[i] = numel;
-    numel *= sizes[i];
-  }
-  return strides;
 }
 
 // An uninitialised tensor on the CPU, whose strides (of a dense layout) are given.

@@ -21,49 +21,7 @@
 namespace fastloss {
 namespace {
 
-using Sizes = std::vector<int64_t>;
-
 [[noreturn]] void refuse(const std::string& what) { throw std::runtime_error("fastloss: " + what); }
-
-Sizes broadcast_shape(const std::vector<Tensor>& tensors) {
-  Sizes sizes;
-  for (const Tensor& t : tensors) {
-    if (size_t(t.dim()) > sizes.size()) sizes.insert(sizes.begin(), t.dim() - sizes.size(), 1);
-  }
-  for (const Tensor& t : tensors) {
-    const size_t missing = sizes.size() - t.dim();
-    for (int64_t d = 0; d < t.dim(); ++d) {
-      int64_t& size = sizes[missing + d];
-      if (size == 1) size = t.size(d);
-      if (t.size(d) != size && t.size(d) != 1) refuse("the operands do not broadcast");
-    }
-  }
-  return sizes;
-}
-
-// Do the elements of t fill a block of memory, each once?
-bool dense(const Tensor& t) {
-  int64_t order[kMaxDimensions];
-  int count = 0;
-  for (int64_t d = 0; d < t.dim(); ++d) {
-    if (t.size(d) == 1) continue;
-    int at = count++;
-    for (; at > 0 && t.stride(order[at - 1]) > t.stride(d); --at) order[at] = order[at - 1];
-    order[at] = d;
-  }
-  int64_t expected = 1;
-  for (int i = 0; i < count; ++i) {
-    if (t.stride(order[i]) != expected) return false;
-    expected *= t.size(order[i]);
-  }
-  return true;
-}
-
-Sizes strides_of(const Tensor& t) {
-  Sizes strides(t.dim());
-  for (int64_t d = 0; d < t.dim(); ++d) strides[d] = t.stride(d);
-  return strides;
-}
 
 // One call of an operator: the operands with their walk, and the outputs as they are added.
 class Call {
@@ -78,7 +36,6 @@ class Call {
     if (!describe_pointwise_loss(loss_.c_str(), &description_)) refuse("no pointwise loss is called " + loss_);
     if (int(constants.size()) != description_.operands || int(parameters_.size()) != description_.parameters)
       refuse(loss_ + " takes another number of operands or parameters");
-    if (sizes_.size() > size_t(kMaxDimensions)) refuse("more than 8 dimensions");
     PointwiseProblem& p = problem_;
     p.loss = loss_.c_str();
     p.parameters = parameters_.data();
@@ -91,15 +48,15 @@ class Call {
       if (!(present >> k & 1)) continue;
       if (next == tensors.size()) refuse("fewer operands than announced");
       number_[k] = int(next);
-      p.operand[k] = input(tensors[next++]);
+      p.operand[k] = walked(tensors[next++]);
       p.in_double |= p.operand[k].dtype == DType::float64;
     }
     if (next != tensors.size()) refuse("more operands than announced");
-    if (weight) p.weight = input(*weight);
-    if (scale) p.scale = input(*scale);
+    if (weight) p.weight = walked(*weight);
+    if (scale) p.scale = walked(*scale);
   }
 
-  void upstream(const Tensor& t) { problem_.upstream = input(t); }
+  void upstream(const Tensor& t) { problem_.upstream = walked(t); }
 
   // Gradients of the wanted operands, each in the layout of its operand if that has one for every element.
   std::vector<Tensor> gradients(int64_t wanted) {
@@ -107,20 +64,16 @@ class Call {
     for (int k = 0; k < description_.operands; ++k) {
       if (!(wanted >> k & 1)) continue;
       const Tensor& operand = tensors_[number_[k]];
-      result.push_back(allocate(sizes_, output_strides(operand), operand.scalar_type()));
+      result.push_back(allocate(sizes_, output_strides({&operand}, sizes_), operand.scalar_type()));
       problem_.gradient[k] = walked(result.back());
     }
     return result;
   }
 
   Tensor loss_elements(ScalarType type) {
-    Sizes strides = contiguous_strides(sizes_);
-    for (const Tensor& t : tensors_) {
-      if (shape(t) != sizes_ || !dense(t)) continue;
-      strides = strides_of(t);
-      break;
-    }
-    Tensor result = allocate(sizes_, strides, type);
+    std::vector<const Tensor*> layouts;
+    for (const Tensor& t : tensors_) layouts.push_back(&t);
+    Tensor result = allocate(sizes_, output_strides(layouts, sizes_), type);
     problem_.loss_elements = walked(result);
     return result;
   }
@@ -202,21 +155,8 @@ class Call {
     }
   }
 
-  Sizes output_strides(const Tensor& operand) const {
-    return shape(operand) == sizes_ && dense(operand) ? strides_of(operand) : contiguous_strides(sizes_);
-  }
-
-  PointwiseTensor input(const Tensor& t) {
-    if (size_t(t.dim()) > sizes_.size()) refuse("a weight does not broadcast to the operands");
-    return walked(t);
-  }
   PointwiseTensor walked(const Tensor& t) {
-    const size_t missing = sizes_.size() - t.dim();
-    for (size_t d = 0; d < sizes_.size(); ++d) {
-      const bool broadcast = d < missing || (t.size(d - missing) == 1 && sizes_[d] != 1);
-      if (!broadcast && t.size(d - missing) != sizes_[d]) refuse("a weight does not broadcast to the operands");
-      stride_[walks_][d] = broadcast ? 0 : t.stride(d - missing);
-    }
+    strides_in(t, sizes_, stride_[walks_]);
     return {t.data_ptr(), storage_type(t), walks_++};
   }
 

@@ -132,7 +132,7 @@ Tensor row_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor&
                     std::vector<double> parameters, int64_t ignore_index) {
   Call call(logits, target, weight, loss, parameters, ignore_index);
   call.denominator();  // the targets may have been changed since forward
-  Tensor gradient = allocate(shape(logits), logits.scalar_type());
+  Tensor gradient = allocate(sizes_of(logits), logits.scalar_type());
   call.problem.gradient = matrix(gradient);
   call.problem.row_factor = grad_loss.data_ptr();
   call.problem.state = state.data_ptr();
@@ -156,7 +156,7 @@ std::tuple<Tensor, Tensor> row_forward_backward(const Tensor& logits, const Tens
                                                 const std::optional<Tensor>& weight, std::string loss,
                                                 std::vector<double> parameters, int64_t ignore_index,
                                                 int64_t reduction) {
-  Tensor gradient = allocate(shape(logits), logits.scalar_type());
+  Tensor gradient = allocate(sizes_of(logits), logits.scalar_type());
   return {forward_backward(logits, gradient, target, weight, loss, parameters, ignore_index, reduction), gradient};
 }
 

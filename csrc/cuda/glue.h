@@ -21,6 +21,29 @@ namespace fastloss {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+inline int dtype_code(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return FASTLOSS_FLOAT32;
+    case ScalarType::Double:
+      return FASTLOSS_FLOAT64;
+    case ScalarType::Half:
+      return FASTLOSS_FLOAT16;
+    case ScalarType::BFloat16:
+      return FASTLOSS_BFLOAT16;
+    case ScalarType::Bool:
+      return FASTLOSS_BOOL;
+    case ScalarType::Byte:
+      return FASTLOSS_UINT8;
+    case ScalarType::Int:
+      return FASTLOSS_INT32;
+    case ScalarType::Long:
+      return FASTLOSS_INT64;
+    default:
+      STD_TORCH_CHECK(false, "fastloss: no CUDA kernels for this dtype");
+  }
+}
+
 inline void* data_of(const std::optional<Tensor>& tensor) { return tensor.has_value() ? tensor->data_ptr() : nullptr; }
 
 inline int device_attribute(cudaDeviceAttr name, int device) {

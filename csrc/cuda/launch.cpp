@@ -8,21 +8,6 @@
 namespace fastloss {
 namespace {
 
-int dtype_code(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return FASTLOSS_FLOAT32;
-    case ScalarType::Double:
-      return FASTLOSS_FLOAT64;
-    case ScalarType::Half:
-      return FASTLOSS_FLOAT16;
-    case ScalarType::BFloat16:
-      return FASTLOSS_BFLOAT16;
-    default:
-      STD_TORCH_CHECK(false, "fastloss: logits must be float64, float32, float16 or bfloat16");
-  }
-}
-
 ScalarType accumulator_type(const Tensor& logits) {
   return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
@@ -44,6 +29,7 @@ FastlossRowCall row_call(const Tensor& logits, const Tensor& target, const std::
   call.parameters = parameters.data();
   call.parameter_count = int(parameters.size());
   call.dtype = dtype_code(logits);
+  STD_TORCH_CHECK(call.dtype <= FASTLOSS_BFLOAT16, "fastloss: the logits are not floating-point");
   call.soft = target.scalar_type() != ScalarType::Long;
   call.classes = logits.size(1);
   call.inner = inner_size(logits);

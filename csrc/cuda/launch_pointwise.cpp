@@ -1,93 +1,11 @@
 // The CUDA implementations of the pointwise operators: shapes, strides and allocations in, raw pointers out. The
 // schemas, and what each argument means, are in fastloss/skeletons/pointwise_operators.py. The caller has returned
 // before this if there are no elements.
+#include "../shapes.h"
 #include "glue.h"
 
 namespace fastloss {
 namespace {
-
-using Sizes = std::vector<int64_t>;
-
-int element_dtype(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return FASTLOSS_FLOAT32;
-    case ScalarType::Double:
-      return FASTLOSS_FLOAT64;
-    case ScalarType::Half:
-      return FASTLOSS_FLOAT16;
-    case ScalarType::BFloat16:
-      return FASTLOSS_BFLOAT16;
-    case ScalarType::Bool:
-      return FASTLOSS_BOOL;
-    case ScalarType::Byte:
-      return FASTLOSS_UINT8;
-    case ScalarType::Int:
-      return FASTLOSS_INT32;
-    case ScalarType::Long:
-      return FASTLOSS_INT64;
-    default:
-      STD_TORCH_CHECK(false, "fastloss: no CUDA kernels for this dtype");
-  }
-}
-
-ScalarType floating_type(int64_t code) {
-  constexpr ScalarType types[] = {ScalarType::Float, ScalarType::Double, ScalarType::Half, ScalarType::BFloat16};
-  STD_TORCH_CHECK(code >= 0 && code < 4, "fastloss: unknown dtype code");
-  return types[code];
-}
-
-Sizes broadcast_shape(const std::vector<Tensor>& tensors) {
-  Sizes sizes;
-  for (const Tensor& tensor : tensors) {
-    const int64_t more = tensor.dim() - int64_t(sizes.size());
-    if (more > 0) sizes.insert(sizes.begin(), size_t(more), 1);
-  }
-  for (const Tensor& tensor : tensors) {
-    const int64_t missing = int64_t(sizes.size()) - tensor.dim();
-    for (int64_t d = 0; d < tensor.dim(); ++d) {
-      int64_t& size = sizes[size_t(missing + d)];
-      if (size == 1) size = tensor.size(d);
-      STD_TORCH_CHECK(tensor.size(d) == size || tensor.size(d) == 1, "fastloss: the operands do not broadcast");
-    }
-  }
-  STD_TORCH_CHECK(sizes.size() <= FASTLOSS_POINTWISE_DIMENSIONS, "fastloss: more than 8 dimensions");
-  return sizes;
-}
-
-Sizes contiguous_strides(const Sizes& sizes) {
-  Sizes strides(sizes.size());
-  int64_t next = 1;
-  for (size_t d = sizes.size(); d-- > 0;) {
-    strides[d] = next;
-    next *= sizes[d];
-  }
-  return strides;
-}
-
-bool has_shape(const Tensor& tensor, const Sizes& sizes) {
-  if (size_t(tensor.dim()) != sizes.size()) return false;
-  for (size_t d = 0; d < sizes.size(); ++d) {
-    if (tensor.size(int64_t(d)) != sizes[d]) return false;
-  }
-  return true;
-}
-
-// Do the elements fill a stretch of memory, each once?
-bool dense(const Tensor& tensor) {
-  bool used[FASTLOSS_POINTWISE_DIMENSIONS] = {};
-  int64_t expected = 1;
-  int64_t left = 0;
-  for (int64_t d = 0; d < tensor.dim(); ++d) left += tensor.size(d) != 1;
-  for (; left > 0; --left) {  // the fastest dimension, the next one ...
-    int64_t d = 0;
-    while (d < tensor.dim() && (used[d] || tensor.size(d) == 1 || tensor.stride(d) != expected)) ++d;
-    if (d == tensor.dim()) return false;
-    used[d] = true;
-    expected *= tensor.size(d);
-  }
-  return true;
-}
 
 // One call of an operator, as its outputs are added.
 class Call {
@@ -128,21 +46,16 @@ class Call {
     for (int k = 0; k < call_.operand_count; ++k) {
       if (!(wanted >> k & 1)) continue;
       const Tensor& operand = operands_[number_[k]];
-      const bool keeps = has_shape(operand, sizes_) && dense(operand);
-      results.push_back(empty(keeps ? strides_of(operand) : contiguous_strides(sizes_), operand.scalar_type()));
+      results.push_back(empty(output_strides({&operand}, sizes_), operand.scalar_type()));
       call_.gradient[k] = described(results.back());
     }
     return results;
   }
 
   Tensor loss_elements(ScalarType type) {
-    Sizes strides = contiguous_strides(sizes_);
-    for (const Tensor& operand : operands_) {
-      if (!has_shape(operand, sizes_) || !dense(operand)) continue;
-      strides = strides_of(operand);
-      break;
-    }
-    const Tensor result = empty(strides, type);
+    std::vector<const Tensor*> layouts;
+    for (const Tensor& operand : operands_) layouts.push_back(&operand);
+    const Tensor result = empty(output_strides(layouts, sizes_), type);
     call_.loss_elements = described(result);
     return result;
   }
@@ -175,12 +88,6 @@ class Call {
  private:
   ScalarType accumulator() const { return call_.in_double ? ScalarType::Double : ScalarType::Float; }
 
-  static Sizes strides_of(const Tensor& tensor) {
-    Sizes strides(size_t(tensor.dim()));
-    for (size_t d = 0; d < strides.size(); ++d) strides[d] = tensor.stride(int64_t(d));
-    return strides;
-  }
-
   Tensor empty(const Sizes& strides, ScalarType type) const {
     int32_t device_type = 0;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(operands_[0].get(), &device_type));
@@ -192,15 +99,10 @@ class Call {
   }
 
   FastlossTensor described(const Tensor& tensor) const {
-    FastlossTensor result = {tensor.data_ptr(), element_dtype(tensor), {}};
-    const int64_t missing = int64_t(sizes_.size()) - tensor.dim();
-    STD_TORCH_CHECK(missing >= 0, "fastloss: a weight does not broadcast to the operands");
-    for (int64_t d = 0; d < tensor.dim(); ++d) {
-      const int64_t size = sizes_[size_t(missing + d)];
-      STD_TORCH_CHECK(tensor.size(d) == size || tensor.size(d) == 1,
-                      "fastloss: a weight does not broadcast to the operands");
-      result.stride[missing + d] = tensor.size(d) == 1 ? 0 : tensor.stride(d);
-    }
+    FastlossTensor result = {tensor.data_ptr(), dtype_code(tensor), {}};
+    int64_t strides[FASTLOSS_POINTWISE_DIMENSIONS];
+    strides_in(tensor, sizes_, strides);
+    for (size_t d = 0; d < sizes_.size(); ++d) result.stride[d] = strides[d];
     return result;
   }
 

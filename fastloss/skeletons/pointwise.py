@@ -24,7 +24,7 @@ from fastloss.lowering import (
     warn,
 )
 from fastloss.skeletons.pointwise_autograd import REFERENCES, pointwise_loss
-from fastloss.skeletons.pointwise_operators import MAX_DIMENSIONS, METRICS, PointwiseOperands
+from fastloss.skeletons.pointwise_operators import MAX_DIMENSIONS, METRICS, PointwiseOperands, broadcast_shape
 
 _SMALL = f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours"
 _CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
@@ -172,14 +172,10 @@ class Pointwise:
         parameters = self.signature.parameter_values(bound)
         if isinstance(parameters, str):
             return parameters
-        shape = first.shape
-        for x in tensors:
-            if x.shape != shape:
-                try:
-                    shape = torch.broadcast_shapes(*(x.shape for x in tensors))
-                except RuntimeError:
-                    return Invalid("the operands do not broadcast")
-                break
+        try:
+            shape = broadcast_shape(tensors)
+        except RuntimeError:
+            return Invalid("the operands do not broadcast")
         if len(shape) > MAX_DIMENSIONS:
             return f"{len(shape)} dimensions; the kernels take up to {MAX_DIMENSIONS}"
         if 0 in shape:
@@ -205,6 +201,8 @@ class Pointwise:
         if code > 1 and autocast_applies(first):
             dtype, code = torch.float32, 0
         measure = bool(bound.get("return_terms", False))
+        if measure and torch._C._are_functorch_transforms_active():
+            return "return_terms under a transform of torch.func"
         return PointwiseCall(
             tensors,
             PointwiseOperands(

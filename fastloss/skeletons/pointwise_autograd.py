@@ -71,8 +71,11 @@ class _Eager(Function):
         operands = call.operands
         once = operands if operands.reduce else operands._replace(wanted=0)
         loss, metrics, gradients = operators.pointwise(tensors, *once)
+        # The operands are torch's to keep (or to offload, or to recompute), and nowhere else in ctx. The weights are
+        # saved too, so that torch complains if they are overwritten before backward.
         ctx.save_for_backward(*tensors, *(x for x in operands[:2] if x is not None))
-        ctx.call, ctx.operators = call, operators
+        ctx.fused, ctx.names, ctx.operands, ctx.operators = call.fused, call.names, operands, operators
+        ctx.bound = {name: value for name, value in call.bound.items() if name not in call.names}
         ctx.ready = gradients if operands.reduce else None
         if not operands.measure:
             return loss
@@ -81,10 +84,10 @@ class _Eager(Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
-        call, operands = ctx.call, ctx.call.operands
-        tensors = ctx.saved_tensors[: len(call.tensors)]
+        operands = ctx.operands
+        tensors = ctx.saved_tensors[: len(ctx.names)]
         if torch.is_grad_enabled():  # create_graph=True
-            return None, None, *_differentiable(call.fused, call.bound, call.names, operands, upstream, tensors)
+            return None, None, *_differentiable(ctx.fused, ctx.bound, ctx.names, operands, upstream, tensors)
         if not operands.reduce:
             gradients = ctx.operators.pointwise_backward(upstream, tensors, *operands[:9])
         else:

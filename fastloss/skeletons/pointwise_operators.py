@@ -56,12 +56,26 @@ class PointwiseOperands(NamedTuple):
     dtype: int
 
 
+# ------------------------------------------------------------------------------------------ shapes, allocation
+#
+# For the operators without data, and for the launchers in Triton.
+
+
 def accumulator(operands: Sequence[Tensor]) -> torch.dtype:
     return torch.float64 if any(x.dtype == torch.float64 for x in operands) else torch.float32
 
 
+def broadcast_shape(operands: Sequence[Tensor]) -> torch.Size:
+    shape = operands[0].shape
+    if all(x.shape == shape for x in operands):
+        return shape  # most calls; torch.broadcast_shapes takes 12 us
+    return torch.broadcast_shapes(*(x.shape for x in operands))
+
+
 def is_dense(tensor: Tensor) -> bool:
     """Do the elements fill a block of memory, each once?"""
+    if tensor.is_contiguous():
+        return True
     expected = 1
     for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
         if stride != expected:
@@ -70,42 +84,41 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def _keeps_layout(operand: Tensor, shape: torch.Size) -> bool:
-    return operand.shape == shape and is_dense(operand)
+def _empty(layouts: Sequence[Tensor], shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """In the layout of the first of the tensors that has one for every element, else contiguous."""
+    for x in layouts:
+        if x.shape == shape and is_dense(x):
+            return torch.empty_strided(shape, x.stride(), dtype=dtype, device=x.device)
+    return layouts[0].new_empty(shape, dtype=dtype)
 
 
-def _gradients(operands: Sequence[Tensor], present: int, wanted: int) -> list[Tensor]:
-    shape = torch.broadcast_shapes(*(x.shape for x in operands))
+def empty_gradients(operands: Sequence[Tensor], present: int, wanted: int) -> list[Tensor]:
+    shape = broadcast_shape(operands)
     numbers = [k for k in range(present.bit_length()) if present >> k & 1]
-    return [
-        torch.empty_strided(shape, x.stride(), dtype=x.dtype, device=x.device)
-        if _keeps_layout(x, shape)
-        else x.new_empty(shape)
-        for k, x in zip(numbers, operands, strict=True)
-        if wanted >> k & 1
-    ]
+    return [_empty((x,), shape, x.dtype) for k, x in zip(numbers, operands, strict=True) if wanted >> k & 1]
+
+
+def empty_results(operands: Sequence[Tensor], reduce: bool, metrics: int, dtype: int) -> tuple[Tensor, Tensor]:
+    """(loss, metrics)"""
+    accumulate = accumulator(operands)
+    if reduce:
+        loss = operands[0].new_empty((), dtype=accumulate)
+    else:
+        loss = _empty(operands, broadcast_shape(operands), DTYPES[dtype])
+    return loss, operands[0].new_empty((metrics,), dtype=accumulate)
 
 
 def _meta_pointwise(
     operands, weight, scale, loss, constants, parameters, present, wanted, masked, factor, reduce, measure, dtype
 ):
-    first = operands[0]
-    accumulate = accumulator(operands)
-    if reduce:
-        value = first.new_empty((), dtype=accumulate)
-    else:
-        shape = torch.broadcast_shapes(*(x.shape for x in operands))
-        like = next((x for x in operands if _keeps_layout(x, shape)), None)
-        stride = torch.empty(shape, device="meta").stride() if like is None else like.stride()
-        value = torch.empty_strided(shape, stride, dtype=DTYPES[dtype], device=first.device)
-    metrics = first.new_empty((METRICS.get(loss, 0) if measure else 0,), dtype=accumulate)
-    return value, metrics, _gradients(operands, present, wanted)
+    results = empty_results(operands, reduce, METRICS.get(loss, 0) if measure else 0, dtype)
+    return *results, empty_gradients(operands, present, wanted)
 
 
 def _meta_pointwise_backward(
     upstream, operands, weight, scale, loss, constants, parameters, present, wanted, masked, factor
 ):
-    return _gradients(operands, present, wanted)
+    return empty_gradients(operands, present, wanted)
 
 
 META: dict[str, Any] = {"pointwise": _meta_pointwise, "pointwise_backward": _meta_pointwise_backward}
