@@ -49,7 +49,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module", autouse=True)
 def sanitized_build():
-    flags = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+    flags = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
     build = subprocess.run(
         [sys.executable, "setup.py", "-q", "build", "--build-lib", str(TREE)],
         cwd=ROOT,

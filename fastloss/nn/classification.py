@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import ClassVar
 
 from torch import Tensor
-from torch.nn.modules.loss import _WeightedLoss
 
 from fastloss import functional
+from fastloss.nn.base import FunctionLoss
 
 __all__ = ["CrossEntropyLoss"]
 
 
-class CrossEntropyLoss(_WeightedLoss):
+class CrossEntropyLoss(FunctionLoss):
     r"""Softmax cross-entropy, the Module of :func:`fastloss.cross_entropy`, which has the formula and every argument.
 
     A drop-in for :class:`torch.nn.CrossEntropyLoss`; ``z_loss``, ``softcap``, ``temperature``, ``inplace`` are extras.
@@ -24,7 +23,9 @@ class CrossEntropyLoss(_WeightedLoss):
         - output: the shape of the class indices for ``reduction="none"``, else ()
     """
 
-    __constants__ = [  # noqa: RUF012 (a list in torch too)
+    function = staticmethod(functional.cross_entropy)
+    __constants__: ClassVar[list[str]] = [
+        "weight",
         "ignore_index",
         "reduction",
         "label_smoothing",
@@ -33,6 +34,7 @@ class CrossEntropyLoss(_WeightedLoss):
         "temperature",
         "inplace",
     ]
+    weight: Tensor | None
 
     def __init__(
         self,
@@ -48,7 +50,8 @@ class CrossEntropyLoss(_WeightedLoss):
         temperature: float = 1.0,
         inplace: bool = False,
     ) -> None:
-        super().__init__(weight, size_average, reduce, reduction)
+        super().__init__(size_average, reduce, reduction)
+        self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
         self.z_loss = z_loss
@@ -56,11 +59,5 @@ class CrossEntropyLoss(_WeightedLoss):
         self.temperature = temperature
         self.inplace = inplace
 
-    def bind(self, input: Tensor, target: Tensor) -> tuple[Callable[..., Tensor], tuple[Any, ...], dict[str, Any]]:
-        """The function that ``forward`` calls, and its arguments."""
-        options = {name: getattr(self, name) for name in self.__constants__}
-        return functional.cross_entropy, (input, target), {"weight": self.weight, **options}
-
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        function, args, kwargs = self.bind(input, target)
-        return function(*args, **kwargs)
+        return self.call(input, target)
