@@ -473,3 +473,10 @@ def test_smoothing_of_0_adds_no_term(what, backend, device):
         assert losses[0] == 0, name
         assert losses[1] == 0, name
         assert losses.isfinite().all(), name
+
+
+def test_every_loss_has_a_module():
+    modules = {module.function: name for name, module in vars(fastloss.nn).items() if name in fastloss.nn.__all__}
+    for case in pointwise_cases.ONE_OF_EACH:
+        assert case.loss in modules, f"no Module of {case.loss.__name__}"
+        assert getattr(fastloss, modules[case.loss]) is getattr(fastloss.nn, modules[case.loss])

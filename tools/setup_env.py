@@ -39,6 +39,7 @@ PINS = {
     "expecttest": "expecttest",
     "sklearn": "scikit-learn>=1.5",
     "optax": "optax>=0.2",
+    "liger_kernel": "liger-kernel>=0.5",
     "matplotlib": "matplotlib>=3.8",
     "ruff": "ruff>=0.9",
     "mypy": "mypy>=1.13",

@@ -1,5 +1,6 @@
 """The losses as Modules, with torch.nn's names and constructor arguments; extras are keyword-only."""
 
+from fastloss.nn.alignment import DPOLoss, KLPenalty, KTOLoss, ORPOLoss, RewardModelLoss, SimPOLoss
 from fastloss.nn.binary import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -25,25 +26,35 @@ from fastloss.nn.regression import (
     QuantileLoss,
     SmoothL1Loss,
 )
+from fastloss.nn.rl import PPOClipLoss, PPOLoss, ValueClipLoss
 
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "DPOLoss",
     "ExpectileLoss",
     "GaussianNLLLoss",
     "HingeEmbeddingLoss",
     "HingeLoss",
     "HuberLoss",
     "KLDivLoss",
+    "KLPenalty",
+    "KTOLoss",
     "L1Loss",
     "LaplaceNLLLoss",
     "LogCoshLoss",
     "MSELoss",
     "MarginRankingLoss",
+    "ORPOLoss",
+    "PPOClipLoss",
+    "PPOLoss",
     "PoissonNLLLoss",
     "QuantileLoss",
+    "RewardModelLoss",
     "SigmoidFocalLoss",
+    "SimPOLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "ValueClipLoss",
 ]

@@ -77,6 +77,9 @@ def kl_penalty(
         - logp, ref_logp, mask: any, broadcast together
         - output: the broadcast shape for ``"none"``, else ()
 
+    Returns:
+        The penalty, in the dtype that torch promotes the operands to (float32 under autocast).
+
     Raises:
         ValueError: an unknown ``kind`` or ``aggregation``, a ``log_ratio_clamp`` that is not positive.
 
