@@ -108,7 +108,8 @@ def test_functors_by_themselves(soft):
 def test_other_instruction_sets_pass_the_kernel_laws(instruction_set, capsys):
     """The laws above ran on the processor's best set; the lesser ones run them in processes of their own."""
     laws = "(kernels_agree and not float64) or special_values or layouts or inplace_overwrites"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_laws.py", "test_cross_entropy.py"]
+    files = ("test_laws.py", "test_cross_entropy.py", "test_pointwise.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     result = subprocess.run(
         [*command, "-k", laws],
         cwd=os.path.dirname(__file__),

@@ -74,11 +74,11 @@ def run_lane(name: str) -> str:
 @pytest.mark.builds(pointwise.BUILD, "tsan")
 @emulated.needed
 @pytest.mark.skipif(emulated.LANE != "plain", reason="this is the subprocess of a lane")
-def test_lanes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lanes(capfd: pytest.CaptureFixture[str]) -> None:
     for sanitizer, libraries in RUNTIMES.items():
         missing = [name for name in libraries if not os.path.isabs(runtime(name))]
         assert not missing, f"the {sanitizer} lanes need {missing}, which g++ does not have"
     with ThreadPoolExecutor(max_workers=2) as pool:  # a core each
         for lane, summary in zip(LANES, pool.map(run_lane, LANES), strict=True):
-            with capsys.disabled():
+            with capfd.disabled():
                 print(f"\nCUDA kernels on the emulator, {lane}: {summary}")
