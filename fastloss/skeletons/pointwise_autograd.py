@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fastloss.autograd import scaled
+from fastloss.autograd import scaled, transformed
 from fastloss.skeletons.pointwise_operators import PointwiseOperands
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class _Eager(Function):
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
         operands = ctx.operands
         tensors = ctx.saved_tensors[: len(ctx.names)]
-        if torch.is_grad_enabled():  # create_graph=True
+        if transformed(upstream):
             return None, None, *_differentiable(ctx.fused, ctx.bound, ctx.names, operands, upstream, tensors)
         if not operands.reduce:
             gradients = ctx.operators.pointwise_backward(upstream, tensors, *operands[:9])

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fastloss.autograd import scaled
+from fastloss.autograd import scaled, transformed
 from fastloss.skeletons.row_operators import NONE, RowOperands
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class _OnePass(Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None, None]:
-        if torch.is_grad_enabled():  # create_graph=True
+        if transformed(upstream):
             (logits,) = ctx.saved_tensors
             return _differentiable_gradient(upstream, logits, ctx.operands), None, None
         grad, ctx.ready = ctx.ready, None
@@ -86,7 +86,7 @@ class _InPlace(Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
-        if torch.is_grad_enabled() or ctx.ready is None:
+        if transformed(upstream) or ctx.ready is None:
             raise RuntimeError(
                 "fastloss: inplace=True overwrote the logits with their gradient, which serves one backward pass; "
                 "pass inplace=False for retain_graph=True or create_graph=True"
@@ -115,7 +115,7 @@ class _Rows(Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None, None]:
         (logits,) = ctx.saved_tensors
         o = ctx.operands
-        if torch.is_grad_enabled():  # create_graph=True
+        if transformed(upstream):
             return _differentiable_gradient(upstream, logits, o), None, None
         grad = ctx.operators.row_backward(
             upstream.contiguous(), logits, o.target, o.weight, ctx.state, o.loss, o.parameters, o.ignore_index
