@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,8 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fastloss import lowering, ops
+from fastloss.losses import original
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 
@@ -179,17 +182,25 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
 
     def decorate(reference: Loss) -> Loss:
         skeleton.attach(reference)
+        counterpart = getattr(original, reference.__name__, None)
+        torchs_arguments = set(inspect.signature(counterpart).parameters) if counterpart is not None else set()
 
         def plan(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, Call | str]:
             requested = _requested()
             if requested == "reference":
                 return _EXPLICIT_REFERENCE, ""
+            if has_torch_function_variadic(*args, *kwargs.values()) and lowering.overriding(args, kwargs):
+                return _select(requested, lowering.OVERRIDDEN), lowering.OVERRIDDEN
             call = skeleton.lower(args, kwargs, automatic=requested == "auto")
             return _select(requested, call), call
 
         @functools.wraps(reference)
         def loss(*args: Any, **kwargs: Any) -> Any:
             explanation, call = plan(args, kwargs)
+            if call is lowering.OVERRIDDEN:
+                # torch's own function where it takes the call: that is the one which subclasses know
+                function = counterpart if counterpart is not None and torchs_arguments.issuperset(kwargs) else loss
+                return handle_torch_function(function, lowering.overriding(args, kwargs), *args, **kwargs)
             if isinstance(call, str):
                 result = skeleton.answer(args, kwargs)
                 if isinstance(call, lowering.Invalid) and call is not lowering.EMPTY and _requested() != "auto":

@@ -30,6 +30,7 @@ class Invalid(str):
 
 
 EMPTY = Invalid("there are no elements, so there is nothing to launch")
+OVERRIDDEN = "an argument has a __torch_function__ of its own"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,29 @@ def warn(message: str, stacklevel: int) -> None:
     """Torch's warning of what a call probably does not mean; torch.compile (2.13) cannot trace one."""
     if not torch.compiler.is_compiling():
         warnings.warn(message, stacklevel=stacklevel + 1)
+
+
+def overriding(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments that want to answer torch's functions themselves.
+
+    A TorchFunctionMode (torch.set_default_device makes one) is no reason to leave the kernels: it sees their operators.
+    """
+    return tuple(x for x in (*args, *kwargs.values()) if _overrides(type(x)))
+
+
+def wraps(x: Tensor) -> bool:
+    """Is it a tensor subclass that holds other tensors (DTensor, a jagged NestedTensor)? No kernel sees through it."""
+    return type(x) not in _PLAIN and hasattr(type(x), "__tensor_flatten__")
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _overrides(kind: type) -> bool:
+    if kind in _PLAIN:
+        return False
+    override = getattr(kind, "__torch_function__", None)
+    return override is not None and override is not torch._C._disabled_torch_function_impl
 
 
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.dispatch import fused
+from fastloss.losses import original
 from fastloss.losses.aggregation import aggregate
 from fastloss.losses.precision import one_dtype, result_dtype, widened
 from fastloss.losses.terms import counted
@@ -106,7 +107,7 @@ def binary_cross_entropy(
         >>> round(binary_cross_entropy(torch.tensor([0.5, 1.0]), torch.tensor([1.0, 1.0])).item(), 5)
         0.34657
     """
-    return F.binary_cross_entropy(input, target, weight, size_average, reduce, reduction)
+    return original.binary_cross_entropy(input, target, weight, size_average, reduce, reduction)
 
 
 @fused(
@@ -167,7 +168,7 @@ def binary_cross_entropy_with_logits(
         >>> round(binary_cross_entropy_with_logits(torch.tensor([0.0, 100.0]), torch.tensor([1.0, 1.0])).item(), 5)
         0.34657
     """
-    return F.binary_cross_entropy_with_logits(input, target, weight, size_average, reduce, reduction, pos_weight)
+    return original.binary_cross_entropy_with_logits(input, target, weight, size_average, reduce, reduction, pos_weight)
 
 
 # ------------------------------------------------------------------------------------------ focal loss
@@ -346,7 +347,7 @@ def soft_margin_loss(
         >>> round(soft_margin_loss(torch.tensor([0.0, 2.0]), torch.tensor([1.0, -1.0])).item(), 5)
         1.41004
     """
-    return F.soft_margin_loss(input, target, size_average, reduce, reduction)
+    return original.soft_margin_loss(input, target, size_average, reduce, reduction)
 
 
 @fused(
@@ -399,7 +400,7 @@ def hinge_embedding_loss(
         >>> hinge_embedding_loss(torch.tensor([0.5, 0.75]), torch.tensor([1.0, -1.0]), reduction="none").tolist()
         [0.5, 0.25]
     """
-    return F.hinge_embedding_loss(input, target, margin, size_average, reduce, reduction)
+    return original.hinge_embedding_loss(input, target, margin, size_average, reduce, reduction)
 
 
 def _of_ranking(arguments: dict[str, Any]) -> dict[str, Any] | str:
@@ -464,7 +465,7 @@ def margin_ranking_loss(
         >>> margin_ranking_loss(torch.tensor([1.0]), torch.tensor([3.0]), torch.tensor([1.0])).item()
         2.0
     """
-    return F.margin_ranking_loss(input1, input2, target, margin, size_average, reduce, reduction)
+    return original.margin_ranking_loss(input1, input2, target, margin, size_average, reduce, reduction)
 
 
 @fused(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.dispatch import fused
+from fastloss.losses import original
 from fastloss.lowering import Parameter, autocast_applies
 from fastloss.skeletons.row import Row
 
@@ -103,11 +103,13 @@ def cross_entropy(
     if tempered:
         input = input / temperature
     if not z_loss:
-        return F.cross_entropy(input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        return original.cross_entropy(
+            input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing
+        )
 
     if size_average is not None or reduce is not None:
         reduction = torch.nn._reduction.legacy_get_string(size_average, reduce)
-    rows = F.cross_entropy(
+    rows = original.cross_entropy(
         input, target, weight, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
     )
     lse = torch.logsumexp(input, dim=min(1, input.dim() - 1))

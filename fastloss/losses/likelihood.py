@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.dispatch import fused
+from fastloss.losses import original
 from fastloss.losses.aggregation import aggregate
 from fastloss.losses.precision import result_dtype, widened
 from fastloss.losses.terms import counted
@@ -93,7 +93,7 @@ def gaussian_nll_loss(
         >>> gaussian_nll_loss(torch.tensor([1.0]), torch.tensor([3.0]), torch.tensor([1.0])).item()
         2.0
     """
-    return F.gaussian_nll_loss(input, target, var, full, eps, reduction)
+    return original.gaussian_nll_loss(input, target, var, full, eps, reduction)
 
 
 def _with_scale(arguments: dict[str, Any]) -> dict[str, Any] | str:
@@ -249,7 +249,7 @@ def poisson_nll_loss(
         >>> poisson_nll_loss(torch.tensor([0.0, 0.0]), torch.tensor([2.0, 3.0])).item()
         1.0
     """
-    return F.poisson_nll_loss(input, target, log_input, full, size_average, eps, reduce, reduction)
+    return original.poisson_nll_loss(input, target, log_input, full, size_average, eps, reduce, reduction)
 
 
 def _of_divergence(arguments: dict[str, Any]) -> dict[str, Any] | str:
@@ -325,4 +325,4 @@ def kl_div(
         >>> kl_div(x, torch.tensor([[1.0, 0.0]]), reduction="batchmean").item() > 0.6931
         True
     """
-    return F.kl_div(input, target, size_average, reduce, reduction, log_target)
+    return original.kl_div(input, target, size_average, reduce, reduction, log_target)

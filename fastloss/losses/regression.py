@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.dispatch import fused
+from fastloss.losses import original
 from fastloss.losses.aggregation import aggregate
 from fastloss.losses.precision import one_dtype, result_dtype, widened
 from fastloss.losses.terms import counted
@@ -73,7 +74,7 @@ def mse_loss(
         >>> mse_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])).item()
         2.0
     """
-    return F.mse_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
+    return original.mse_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
 
 
 def _without_bool(arguments: dict[str, Any]) -> dict[str, Any] | str:
@@ -122,7 +123,7 @@ def l1_loss(
         >>> l1_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])).item()
         1.0
     """
-    return F.l1_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
+    return original.l1_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
 
 
 def _one_dtype(arguments: dict[str, Any]) -> dict[str, Any] | str:
@@ -185,7 +186,7 @@ def huber_loss(
         >>> huber_loss(torch.tensor([0.0, 3.0]), torch.tensor([1.0, 0.0])).item()
         1.5
     """
-    return F.huber_loss(input, target, reduction, delta, weight)  # type: ignore[call-arg]
+    return original.huber_loss(input, target, reduction, delta, weight)  # type: ignore[call-arg]
 
 
 @fused(Pointwise(operands=("input", "target"), parameters={"beta": Parameter(1.0)}, shapes="warn", drop_in=True))
@@ -229,7 +230,7 @@ def smooth_l1_loss(
         >>> smooth_l1_loss(torch.tensor([0.0, 3.0]), torch.tensor([1.0, 0.0])).item()
         1.5
     """
-    return F.smooth_l1_loss(input, target, size_average, reduce, reduction, beta)
+    return original.smooth_l1_loss(input, target, size_average, reduce, reduction, beta)
 
 
 # ------------------------------------------------------------------------------------------ beyond torch

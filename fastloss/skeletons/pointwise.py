@@ -22,6 +22,7 @@ from fastloss.lowering import (
     differentiation_refused,
     reduction_of,
     warn,
+    wraps,
 )
 from fastloss.skeletons.pointwise_autograd import REFERENCES, pointwise_loss
 from fastloss.skeletons.pointwise_operators import MAX_DIMENSIONS, METRICS, PointwiseOperands, broadcast_shape
@@ -295,6 +296,8 @@ def _refused(tensors: list[Tensor]) -> str | None:
             return f"no kernels for {x.dtype}"
         if x.layout is not torch.strided:
             return f"no kernels for the layout {x.layout}"
+        if wraps(x):
+            return f"no kernels for {type(x).__name__}"
         if x.device != device:
             if x.dim() == 0 and x.is_cpu:
                 return "a 0-d operand on the CPU beside one on a device"

@@ -21,6 +21,7 @@ from fastloss.lowering import (
     autocast_applies,
     differentiation_refused,
     reduction_of,
+    wraps,
 )
 from fastloss.skeletons.row_autograd import REFERENCES, row_loss
 from fastloss.skeletons.row_operators import NONE, REDUCTIONS, RowOperands, row_layout
@@ -118,6 +119,8 @@ class Row:
             return f"no kernels for {logits.dtype}"
         if logits.layout != torch.strided:
             return f"no kernels for the layout {logits.layout}"
+        if wraps(logits) or wraps(target):
+            return f"no kernels for {type(logits).__name__} and {type(target).__name__}"
         if logits.device.type not in DEVICES:
             return f"no kernels for {logits.device.type} tensors"
         parameters = self.signature.parameter_values(bound)
