@@ -1,4 +1,18 @@
-"""All losses as functions, in one flat namespace that mirrors :mod:`torch.nn.functional`."""
+"""All losses as functions, in one flat namespace that mirrors :mod:`torch.nn.functional`.
+
+Losses of torch that have no fused kernels are here as torch's own functions, so that this module can stand for torch's.
+"""
+
+from torch.nn.functional import (
+    cosine_embedding_loss,
+    ctc_loss,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    multilabel_soft_margin_loss,
+    nll_loss,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
+)
 
 from fastloss.losses.binary import (
     binary_cross_entropy,
@@ -29,7 +43,9 @@ from fastloss.losses.regression import (
 __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "cosine_embedding_loss",
     "cross_entropy",
+    "ctc_loss",
     "expectile_loss",
     "gaussian_nll_loss",
     "hinge_embedding_loss",
@@ -41,9 +57,15 @@ __all__ = [
     "log_cosh_loss",
     "margin_ranking_loss",
     "mse_loss",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
+    "nll_loss",
     "poisson_nll_loss",
     "quantile_loss",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
     "soft_margin_loss",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
 ]

@@ -1,4 +1,20 @@
-"""The losses as Modules, with torch.nn's names and constructor arguments; extras are keyword-only."""
+"""The losses as Modules, with torch.nn's names and constructor arguments; extras are keyword-only.
+
+A Module that torch has is a subclass of torch's. Modules of losses without fused kernels are torch's own classes.
+"""
+
+from torch.nn import (
+    AdaptiveLogSoftmaxWithLoss,
+    CosineEmbeddingLoss,
+    CTCLoss,
+    MultiLabelMarginLoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
+    NLLLoss,
+    TripletMarginLoss,
+    TripletMarginWithDistanceLoss,
+)
+from torch.nn.modules.loss import NLLLoss2d
 
 from fastloss.nn.alignment import DPOLoss, KLPenalty, KTOLoss, ORPOLoss, RewardModelLoss, SimPOLoss
 from fastloss.nn.binary import (
@@ -29,8 +45,11 @@ from fastloss.nn.regression import (
 from fastloss.nn.rl import PPOClipLoss, PPOLoss, ValueClipLoss
 
 __all__ = [
+    "AdaptiveLogSoftmaxWithLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
+    "CTCLoss",
+    "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "DPOLoss",
     "ExpectileLoss",
@@ -46,6 +65,11 @@ __all__ = [
     "LogCoshLoss",
     "MSELoss",
     "MarginRankingLoss",
+    "MultiLabelMarginLoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
+    "NLLLoss",
+    "NLLLoss2d",
     "ORPOLoss",
     "PPOClipLoss",
     "PPOLoss",
@@ -56,5 +80,7 @@ __all__ = [
     "SimPOLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
     "ValueClipLoss",
 ]

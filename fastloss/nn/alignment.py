@@ -5,8 +5,6 @@ Hyper-parameters go to the constructor, tensors, mask and normalizer to the call
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from fastloss import alignment
@@ -20,7 +18,7 @@ class KLPenalty(FunctionLoss):
     """Estimates of the KL divergence to a reference policy, the Module of :func:`fastloss.alignment.kl_penalty`."""
 
     function = staticmethod(alignment.kl_penalty)
-    __constants__: ClassVar[list[str]] = ["kind", "log_ratio_clamp", "aggregation"]
+    __constants__ = ["kind", "log_ratio_clamp", "aggregation"]
 
     def __init__(self, *, kind: str = "k1", log_ratio_clamp: float = 20.0, aggregation: str = "token-mean") -> None:
         super().__init__()
@@ -43,7 +41,7 @@ class RewardModelLoss(FunctionLoss):
     """Bradley-Terry loss of a reward model, the Module of :func:`fastloss.alignment.reward_model_loss`."""
 
     function = staticmethod(alignment.reward_model_loss)
-    __constants__: ClassVar[list[str]] = ["center_coefficient", "reduction", "return_terms"]
+    __constants__ = ["center_coefficient", "reduction", "return_terms"]
 
     def __init__(self, *, center_coefficient: float = 0.0, reduction: str = "mean", return_terms: bool = False) -> None:
         super().__init__(reduction=reduction)
@@ -66,7 +64,7 @@ class DPOLoss(FunctionLoss):
     """Direct preference optimisation and its relatives, the Module of :func:`fastloss.alignment.dpo_loss`."""
 
     function = staticmethod(alignment.dpo_loss)
-    __constants__: ClassVar[list[str]] = ["beta", "label_smoothing", "loss_type", "reduction", "return_terms"]
+    __constants__ = ["beta", "label_smoothing", "loss_type", "reduction", "return_terms"]
 
     def __init__(
         self,
@@ -119,7 +117,7 @@ class SimPOLoss(_AveragedPairs):
     """Simple preference optimisation, the Module of :func:`fastloss.alignment.simpo_loss`."""
 
     function = staticmethod(alignment.simpo_loss)
-    __constants__: ClassVar[list[str]] = [
+    __constants__ = [
         "beta",
         "gamma",
         "label_smoothing",
@@ -150,7 +148,7 @@ class ORPOLoss(_AveragedPairs):
     """Odds-ratio preference optimisation, the Module of :func:`fastloss.alignment.orpo_loss`."""
 
     function = staticmethod(alignment.orpo_loss)
-    __constants__: ClassVar[list[str]] = ["beta", "sft_coefficient", "reduction", "return_terms"]
+    __constants__ = ["beta", "sft_coefficient", "reduction", "return_terms"]
 
     def __init__(
         self,
@@ -170,7 +168,7 @@ class KTOLoss(FunctionLoss):
     """Kahneman-Tversky optimisation, the Module of :func:`fastloss.alignment.kto_loss`."""
 
     function = staticmethod(alignment.kto_loss)
-    __constants__: ClassVar[list[str]] = [
+    __constants__ = [
         "beta",
         "desirable_weight",
         "undesirable_weight",

@@ -9,10 +9,13 @@ from torch.nn.modules.loss import _Loss
 
 
 class FunctionLoss(_Loss):
-    """The Module of a loss function: what the constructor got goes on to it, by name, in every call."""
+    """The Module of a loss function: what the constructor got goes on to it, by name, in every call.
+
+    Where torch has the Module, its class is a base too, and makes the constructor, the buffers and the repr.
+    """
 
     function: ClassVar[Callable[..., Any]]
-    __constants__: ClassVar[list[str]] = ["reduction"]  # the names of those arguments, as in torch
+    __constants__ = ["reduction"]  # the names of those arguments, as in torch
 
     def bind(self, *args: Any, **kwargs: Any) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """The function that ``forward`` calls, and its arguments."""

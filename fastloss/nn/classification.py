@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
+import torch
 from torch import Tensor
 
 from fastloss import functional
@@ -12,7 +11,7 @@ from fastloss.nn.base import FunctionLoss
 __all__ = ["CrossEntropyLoss"]
 
 
-class CrossEntropyLoss(FunctionLoss):
+class CrossEntropyLoss(FunctionLoss, torch.nn.CrossEntropyLoss):
     r"""Softmax cross-entropy, the Module of :func:`fastloss.cross_entropy`, which has the formula and every argument.
 
     A drop-in for :class:`torch.nn.CrossEntropyLoss`; ``z_loss``, ``softcap``, ``temperature``, ``inplace`` are extras.
@@ -24,7 +23,7 @@ class CrossEntropyLoss(FunctionLoss):
     """
 
     function = staticmethod(functional.cross_entropy)
-    __constants__: ClassVar[list[str]] = [
+    __constants__ = [
         "weight",
         "ignore_index",
         "reduction",
@@ -34,7 +33,6 @@ class CrossEntropyLoss(FunctionLoss):
         "temperature",
         "inplace",
     ]
-    weight: Tensor | None
 
     def __init__(
         self,
@@ -50,10 +48,7 @@ class CrossEntropyLoss(FunctionLoss):
         temperature: float = 1.0,
         inplace: bool = False,
     ) -> None:
-        super().__init__(size_average, reduce, reduction)
-        self.register_buffer("weight", weight)
-        self.ignore_index = ignore_index
-        self.label_smoothing = label_smoothing
+        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         self.z_loss = z_loss
         self.softcap = softcap
         self.temperature = temperature

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
+import torch
 from torch import Tensor
 
 from fastloss import functional
@@ -12,7 +11,7 @@ from fastloss.nn.base import FunctionLoss
 __all__ = ["ExpectileLoss", "HuberLoss", "L1Loss", "LogCoshLoss", "MSELoss", "QuantileLoss", "SmoothL1Loss"]
 
 
-class MSELoss(FunctionLoss):
+class MSELoss(FunctionLoss, torch.nn.MSELoss):
     """Squared error, the Module of :func:`fastloss.mse_loss`. A drop-in for :class:`torch.nn.MSELoss`."""
 
     function = staticmethod(functional.mse_loss)
@@ -21,7 +20,7 @@ class MSELoss(FunctionLoss):
         return self.call(input, target)
 
 
-class L1Loss(FunctionLoss):
+class L1Loss(FunctionLoss, torch.nn.L1Loss):
     """Absolute error, the Module of :func:`fastloss.l1_loss`. A drop-in for :class:`torch.nn.L1Loss`."""
 
     function = staticmethod(functional.l1_loss)
@@ -30,40 +29,24 @@ class L1Loss(FunctionLoss):
         return self.call(input, target)
 
 
-class HuberLoss(FunctionLoss):
+class HuberLoss(FunctionLoss, torch.nn.HuberLoss):
     """Huber's loss, the Module of :func:`fastloss.huber_loss`. A drop-in for :class:`torch.nn.HuberLoss`."""
 
     function = staticmethod(functional.huber_loss)
-    __constants__: ClassVar[list[str]] = ["reduction", "delta"]
-
-    def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
-        if not isinstance(delta, (float, int)):
-            raise TypeError(f"delta must be a float or int, got: {type(delta)}")
-        super().__init__(reduction=reduction)
-        self.delta = delta
+    __constants__ = ["reduction", "delta"]
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return self.call(input, target)
 
 
-class SmoothL1Loss(FunctionLoss):
+class SmoothL1Loss(FunctionLoss, torch.nn.SmoothL1Loss):
     """Absolute error with a quadratic bottom, the Module of :func:`fastloss.smooth_l1_loss`.
 
     A drop-in for :class:`torch.nn.SmoothL1Loss`.
     """
 
     function = staticmethod(functional.smooth_l1_loss)
-    __constants__: ClassVar[list[str]] = ["reduction", "beta"]
-
-    def __init__(
-        self,
-        size_average: bool | None = None,
-        reduce: bool | None = None,
-        reduction: str = "mean",
-        beta: float = 1.0,
-    ) -> None:
-        super().__init__(size_average, reduce, reduction)
-        self.beta = beta
+    __constants__ = ["reduction", "beta"]
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return self.call(input, target)
@@ -94,7 +77,7 @@ class QuantileLoss(_LevelLoss):
     """Quantile (pinball) loss, the Module of :func:`fastloss.quantile_loss`. Levels in a tensor become a buffer."""
 
     function = staticmethod(functional.quantile_loss)
-    __constants__: ClassVar[list[str]] = ["tau", "reduction", "crossing_penalty"]
+    __constants__ = ["tau", "reduction", "crossing_penalty"]
 
     def __init__(self, tau: float | Tensor, *, crossing_penalty: float = 0.0, reduction: str = "mean") -> None:
         super().__init__(tau, reduction=reduction)
@@ -105,7 +88,7 @@ class ExpectileLoss(_LevelLoss):
     """Expectile loss, the Module of :func:`fastloss.expectile_loss`. Levels in a tensor become a buffer."""
 
     function = staticmethod(functional.expectile_loss)
-    __constants__: ClassVar[list[str]] = ["tau", "reduction"]
+    __constants__ = ["tau", "reduction"]
 
 
 class LogCoshLoss(FunctionLoss):

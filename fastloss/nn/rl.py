@@ -5,8 +5,6 @@ Hyper-parameters go to the constructor, tensors, mask and normalizer to the call
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from fastloss import rl
@@ -20,7 +18,7 @@ class PPOClipLoss(FunctionLoss):
     """Clipped surrogate of proximal policy optimisation, the Module of :func:`fastloss.rl.ppo_clip_loss`."""
 
     function = staticmethod(rl.ppo_clip_loss)
-    __constants__: ClassVar[list[str]] = [
+    __constants__ = [
         "clip",
         "clip_high",
         "dual_clip",
@@ -64,7 +62,7 @@ class ValueClipLoss(FunctionLoss):
     :func:`fastloss.rl.value_clip_loss`."""
 
     function = staticmethod(rl.value_clip_loss)
-    __constants__: ClassVar[list[str]] = ["clip", "aggregation", "return_terms"]
+    __constants__ = ["clip", "aggregation", "return_terms"]
 
     def __init__(self, *, clip: float = 0.2, aggregation: str = "token-mean", return_terms: bool = False) -> None:
         super().__init__()
@@ -88,7 +86,7 @@ class PPOLoss(FunctionLoss):
     """Policy, value and entropy losses of proximal policy optimisation, the Module of :func:`fastloss.rl.ppo_loss`."""
 
     function = staticmethod(rl.ppo_loss)
-    __constants__: ClassVar[list[str]] = [
+    __constants__ = [
         "value_coefficient",
         "entropy_coefficient",
         "clip",
