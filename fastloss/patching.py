@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch.nn.functional
+import torch.nn.functional as F
 
 from fastloss import functional
-from fastloss.losses import original
 
 __all__ = ["patch", "patched", "unpatch"]
 
-_OURS: dict[str, Callable[..., Any]] = {name: getattr(functional, name) for name in original.__all__}
+_OURS: dict[str, Callable[..., Any]] = {
+    name: getattr(functional, name)
+    for name in functional.__all__
+    if getattr(F, name, None) not in (None, getattr(functional, name))
+}
 
 _lock = threading.Lock()
 _permanent = False  # by patch()
@@ -25,15 +29,18 @@ _replaced: dict[str, Callable[..., Any]] = {}  # what was there before; empty: n
 def _settle() -> None:
     """Replaces, or restores, if what was asked for and what is there differ. Under the lock."""
     wanted = _permanent or _blocks > 0
-    torchs = torch.nn.functional
     if wanted and not _replaced:
+        # torch.compile looks torch's functions up by name when it is first imported (a second), and would go on to take
+        # ours for torch's: opaque, without guards on `fastloss.backend`.
+        importlib.import_module("torch._dynamo.trace_rules")
+
         for name, ours in _OURS.items():
-            _replaced[name] = getattr(torchs, name)
-            setattr(torchs, name, ours)
+            _replaced[name] = getattr(F, name)
+            setattr(F, name, ours)
     elif not wanted and _replaced:
         for name, before in _replaced.items():
-            if getattr(torchs, name) is _OURS[name]:  # else another library has replaced ours since, and keeps its own
-                setattr(torchs, name, before)
+            if getattr(F, name) is _OURS[name]:  # else another library has replaced ours since, and keeps its own
+                setattr(F, name, before)
         _replaced.clear()
 
 
