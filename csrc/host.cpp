@@ -35,10 +35,6 @@ py::tuple evaluate_row(const std::string& name, const std::vector<double>& param
       sums.max = std::fmax(sums.max, z[c]);
       if (f.dense(target < 0)) q[c] = f.mass(weight_of(c), target < 0 ? soft[c] : 0.0);
     }
-    if (target >= 0) {
-      sums.weight = weight_of(size_t(target));
-      q[size_t(target)] += f.index_mass(sums.weight);
-    }
     double sum = 0;
     for (size_t c = 0; c < classes; ++c) {
       sum += std::exp(z[c] - sums.max);
@@ -46,6 +42,10 @@ py::tuple evaluate_row(const std::string& name, const std::vector<double>& param
       sums.linear += q[c] * (z[c] - sums.max);
     }
     sums.log_sum = std::log(sum);
+    if (target >= 0) {
+      sums.weight = weight_of(size_t(target));
+      q[size_t(target)] += add_index_target(f, z[size_t(target)], sums);
+    }
     const RowResult<double> result = f.finish(sums);
     loss = result.loss;
     for (size_t c = 0; c < classes; ++c)

@@ -93,7 +93,10 @@ def launch(
     pointers = (logits, target, weight, state, grad_loss, denominator, row_losses, gradient)
     constants = kernel_constants(described.constants, accumulate)
     in_place = gradient is not None and gradient.data_ptr() == logits.data_ptr()
-    flags = {"LOSS": loss, "MODE": mode, "SOFT": soft, "DENSE": soft or described.spreads, "IN_PLACE": in_place}
+    flags = {
+        "LOSS": loss, "MODE": mode, "SOFT": soft, "DENSE": soft or described.spreads,
+        "MODULATED": described.modulated, "IN_PLACE": in_place,
+    }  # fmt: skip
     with on_device(logits):
         if logits.dim() == 3:
             launch_strided(pointers, logits, target, gradient, ignore_index, constants, accumulate.itemsize, flags)

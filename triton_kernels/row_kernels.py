@@ -26,8 +26,10 @@ from .row_tiles import (
     absorb,
     carried,
     elements_before_packet,
+    index_spread,
     lowest,
     max_packets,
+    modulated_mass,
     read_index_target,
     read_logits,
     read_mass,
@@ -48,8 +50,8 @@ from .row_tiles import (
 def resident_kernel(
     logits, target, weight, state, grad_loss, denominator, loss, gradient,
     rows, classes, logits_stride, target_stride, gradient_stride, ignore_index, constants,
-    LOSS: tl.constexpr, MODE: tl.constexpr, SOFT: tl.constexpr, DENSE: tl.constexpr, IN_PLACE: tl.constexpr,
-    ROWS: tl.constexpr, PACKETS: tl.constexpr, PACKET: tl.constexpr, EDGES: tl.constexpr,
+    LOSS: tl.constexpr, MODE: tl.constexpr, SOFT: tl.constexpr, DENSE: tl.constexpr, MODULATED: tl.constexpr,
+    IN_PLACE: tl.constexpr, ROWS: tl.constexpr, PACKETS: tl.constexpr, PACKET: tl.constexpr, EDGES: tl.constexpr,
     BASE_ALIGNED: tl.constexpr, TARGET_ALIGNED: tl.constexpr, GRADIENT_ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows of logits (rows, classes) a program; they are read once and stay in registers."""
@@ -99,6 +101,10 @@ def resident_kernel(
             mass = tl.sum(sum_mass(q, mask, z, 2), axis=1)
             if EDGES:
                 mass += tl.sum(sum_mass(edge_q, edge_mask, edge_z, 2), axis=1)
+        if MODULATED:
+            at_index = index_spread(z, mask, column, index, top)
+            if EDGES:
+                at_index += index_spread(edge_z, edge_mask, edge_column, index, top)
     else:
         top = max_packets(z)
         if EDGES:
@@ -114,9 +120,11 @@ def resident_kernel(
     index_mass = tl.zeros((ROWS,), A)
     if not SOFT:
         index_mass = row_index_mass(LOSS, constants, row_weight)
-        mass += index_mass
-        if MODE != "backward":
+        if MODULATED:
+            index_mass, linear = modulated_mass(LOSS, constants, index_mass, at_index - log_sum)
+        elif MODE != "backward":
             linear += index_mass * at_index
+        mass += index_mass
     row_loss, coefficient = row_finish(LOSS, constants, top, log_sum, mass, linear, row_weight)
 
     if MODE != "backward":
@@ -152,8 +160,8 @@ def resident_kernel(
 def streaming_kernel(
     logits, target, weight, state, grad_loss, denominator, loss, gradient,
     rows, classes, logits_stride, target_stride, gradient_stride, ignore_index, constants,
-    LOSS: tl.constexpr, MODE: tl.constexpr, SOFT: tl.constexpr, DENSE: tl.constexpr, IN_PLACE: tl.constexpr,
-    PACKETS: tl.constexpr, PACKET: tl.constexpr, EDGES: tl.constexpr,
+    LOSS: tl.constexpr, MODE: tl.constexpr, SOFT: tl.constexpr, DENSE: tl.constexpr, MODULATED: tl.constexpr,
+    IN_PLACE: tl.constexpr, PACKETS: tl.constexpr, PACKET: tl.constexpr, EDGES: tl.constexpr,
     BASE_ALIGNED: tl.constexpr, TARGET_ALIGNED: tl.constexpr, GRADIENT_ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """One row of logits (rows, classes) a program: online softmax over tiles, then a second loop for the gradient.
@@ -241,10 +249,14 @@ def streaming_kernel(
     index_mass = tl.zeros((), A)
     if not SOFT:
         index_mass = row_index_mass(LOSS, constants, row_weight)
-        mass += index_mass
-        if MODE != "backward":
+        if MODULATED or MODE != "backward":
             x_index = tl.load(logits + row * logits_stride + index, mask=index >= 0, other=0.0).to(A)
-            linear += index_mass * (row_logit(LOSS, constants, x_index) - top)
+            at_index = row_logit(LOSS, constants, x_index) - top
+            if MODULATED:
+                index_mass, linear = modulated_mass(LOSS, constants, index_mass, at_index - log_sum)
+            else:
+                linear += index_mass * at_index
+        mass += index_mass
     row_loss, coefficient = row_finish(LOSS, constants, top, log_sum, mass, linear, row_weight)
 
     if MODE != "backward":
@@ -335,8 +347,8 @@ def strided_kernel(
     logits, target, weight, state, grad_loss, denominator, loss, gradient,
     rows, classes, positions, blocks, logits_batch, logits_class, target_batch, target_class,
     gradient_batch, gradient_class, ignore_index, constants,
-    LOSS: tl.constexpr, MODE: tl.constexpr, SOFT: tl.constexpr, DENSE: tl.constexpr, IN_PLACE: tl.constexpr,
-    CLASSES: tl.constexpr, POSITIONS: tl.constexpr, PACKET: tl.constexpr,
+    LOSS: tl.constexpr, MODE: tl.constexpr, SOFT: tl.constexpr, DENSE: tl.constexpr, MODULATED: tl.constexpr,
+    IN_PLACE: tl.constexpr, CLASSES: tl.constexpr, POSITIONS: tl.constexpr, PACKET: tl.constexpr,
     ALIGNED: tl.constexpr, TARGET_ALIGNED: tl.constexpr, GRADIENT_ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """POSITIONS neighbours along D of logits (N, C, D) a program: online softmax over blocks of CLASSES classes, then a
@@ -383,6 +395,9 @@ def strided_kernel(
                     LOSS, constants, target_body, weight, target_offset, column, in_row, mask, A, "evict_last"
                 )
                 mass += sum_mass(q, mask, mask, 0)
+        if MODULATED:
+            at_class = batch * logits_batch + tl.maximum(tl.reshape(index, [POSITIONS]), 0).to(tl.int64) * logits_class
+            z_index = row_logit(LOSS, constants, tl.load(logits + at_class + position, mask=counted, other=0.0).to(A))
     else:
         total = tl.zeros((POSITIONS,), A)
         z_index = tl.zeros((POSITIONS,), A)
@@ -405,9 +420,11 @@ def strided_kernel(
     index_mass = tl.zeros((POSITIONS,), A)
     if not SOFT:
         index_mass = row_index_mass(LOSS, constants, row_weight)
-        mass += index_mass
-        if MODE != "backward":
+        if MODULATED:
+            index_mass, linear = modulated_mass(LOSS, constants, index_mass, z_index - top - log_sum)
+        elif MODE != "backward":
             linear += index_mass * (z_index - top)
+        mass += index_mass
     row_loss, coefficient = row_finish(LOSS, constants, top, log_sum, mass, linear, row_weight)
 
     if MODE != "backward":

@@ -1,6 +1,6 @@
-"""The row losses as Triton sees them: each is five small functions, chosen by name, and an entry in LOSSES.
+"""The row losses as Triton sees them: each is six small functions, chosen by name, and an entry in LOSSES.
 
-The formulas, and what each of the five functions means, are those of csrc/losses/row.h:
+The formulas, and what each of the functions means, are those of csrc/losses/row.h:
 
     z_j = logit(x_j)        q = target distribution        p = softmax(z)
     loss = finish(sums)     dloss/dx_j = slope(z_j) * (softmax_coefficient * p_j - q_j)
@@ -22,11 +22,12 @@ from .common import constant, tanh
 
 
 class RowLoss(NamedTuple):
-    """A loss as the kernels see it; spreads: does an index target have mass on all classes (label smoothing)?"""
+    """A loss as the kernels see it."""
 
     name: str
     constants: tuple[float | None, ...]
-    spreads: bool
+    spreads: bool  # does an index target have mass on all classes (label smoothing)?
+    modulated: bool = False  # is the loss of a class another function of log p_j than -log p_j (row_modulation)?
 
 
 def cross_entropy(parameters: Sequence[float], classes: int) -> RowLoss:
@@ -88,6 +89,12 @@ def row_index_mass(LOSS: tl.constexpr, constants, weight):
     if constants[0] is not None:
         weight = weight * constant(constants[0], weight.dtype)
     return weight
+
+
+@triton.jit
+def row_modulation(LOSS: tl.constexpr, constants, log_p):
+    """(class_loss, class_slope) of a modulated loss: f(log p) and -f'(log p)."""
+    tl.static_assert(False, "no such loss")
 
 
 @triton.jit

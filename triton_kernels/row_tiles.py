@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .common import aligned_body
-from .row_losses import row_logit, row_mass, row_slope
+from .row_losses import row_logit, row_mass, row_modulation, row_slope
 
 
 @triton.jit
@@ -205,6 +205,19 @@ def resident_sums(z, q, mask, column, index, top, DENSE: tl.constexpr):
         mass = tl.sum(sum_mass(q, mask, spread, 2), axis=1)
         linear = sum_packets(weighted(q, spread, mask))
     if index is not None:
-        # mask: the tile of whole packets is padded with columns that the edges have, where z is -inf
-        at_index = sum_packets(tl.where((column == index) & mask, spread, 0.0))
+        at_index = index_spread(z, mask, column, index, top)
     return total, mass, linear, at_index
+
+
+@triton.jit
+def index_spread(z, mask, column, index, top):
+    """z - top of the index target, over a tile (ROWS, packets, PACKET); 0 where another tile has it."""
+    # mask: the tile of whole packets is padded with columns that the edges have, where z is -inf
+    return sum_packets(tl.where((column == index) & mask, z - top[:, None, None], 0.0))
+
+
+@triton.jit
+def modulated_mass(LOSS: tl.constexpr, constants, index_mass, log_p):
+    """(mass in the gradient, minus the loss) of an index target of a modulated loss."""
+    loss, slope = row_modulation(LOSS, constants, log_p)
+    return index_mass * slope, tl.where(index_mass == 0.0, 0.0, -index_mass * loss)  # 0 * inf is NaN

@@ -79,17 +79,17 @@ struct RowTask {
   }
 
   struct Scales {
-    A all;      // of the gradient of this row
-    A softmax;  // of exp(z - max): the softmax's coefficient and sum, and `all`
+    A all;         // of the gradient of this row
+    A softmax;     // of exp(z - max): the softmax's coefficient and sum, and `all`
+    A index_mass;  // of an index target, not scaled
   };
 
   // Adds an index target's share to the sums, stores loss and state.
   FASTLOSS_INLINE Scales finish(int64_t row, RowSums<A>& sums, A z_y, A inverse_sum) const {
+    A index_mass = A(0);
     if (!soft) {
       sums.weight = class_weight(p.index_target[row]);
-      const A index_mass = loss.index_mass(sums.weight);
-      sums.mass += index_mass;
-      if (index_mass != A(0)) sums.linear += index_mass * (z_y - sums.max);
+      index_mass = add_index_target(loss, z_y, sums);
     }
     RowResult<A> result = loss.finish(sums);
     if (loss_rows) loss_rows[row] = result.loss;
@@ -98,7 +98,7 @@ struct RowTask {
       log_sum_rows[row] = sums.log_sum;
     }
     const A scale = gradient_factor(row);
-    return {scale, result.softmax_coefficient * scale * inverse_sum};
+    return {scale, result.softmax_coefficient * scale * inverse_sum, index_mass};
   }
   FASTLOSS_INLINE A class_weight(int64_t c) const { return weight ? weight[c] : A(1); }
   FASTLOSS_INLINE V dlogit(V z, V softmax, V scaled_mass) const { return loss.slope(z) * (softmax - scaled_mass); }
@@ -192,7 +192,7 @@ struct RowTask {
   // writes the element of an index target, which has a mass of its own
   template <bool Dense>
   FASTLOSS_INLINE void subtract_target(T* out, int64_t y, A z_y, const RowSums<A>& sums, Scales scales) const {
-    const A mass = loss.index_mass(sums.weight) + (Dense ? loss.mass(sums.weight, A(0)) : A(0));
+    const A mass = scales.index_mass + (Dense ? loss.mass(sums.weight, A(0)) : A(0));
     const A softmax = scales.softmax * S::exp(z_y - sums.max);
     S::put(out + y, V{} + loss.slope(z_y) * (softmax - scales.all * mass), 1);
   }
@@ -378,7 +378,7 @@ struct RowTask {
         RowSums<A> sums{S::lane(g.max[k], i), p.state_known ? log_sum_rows[r] : S::log(S::lane(sum[k], i)),
                         S::lane(mass[k], i), S::lane(linear[k], i), A(1)};
         const Scales scales = finish(r, sums, S::lane(z_y[k], i), S::exp(-sums.log_sum));
-        if (!soft) S::set(g.index_mass[k], i, loss.index_mass(sums.weight) * scales.all);
+        S::set(g.index_mass[k], i, scales.index_mass * scales.all);
         S::set(g.softmax_scale[k], i, scales.softmax);
         S::set(g.scale[k], i, scales.all);
       }

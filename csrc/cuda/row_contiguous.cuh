@@ -321,7 +321,8 @@ GPU_INLINE void row_forward(const RowJob<Loss, T>& job) {
   const bool aligned = !kDense || slice.soft == nullptr || misalignment(slice.soft) == misalignment(slice.logits);
   const Statistics<A> own = aligned ? slice_statistics<T, kDense, true>(job, team, slice, kept)
                                     : slice_statistics<T, kDense, false>(job, team, slice, kept);
-  const RowSums<A> sums = row_sums(job.loss, team.template join<T, kDense>(own), target, target_z);
+  RowSums<A> sums = row_sums(team.template join<T, kDense>(own), target);
+  const A index_mass = target.index >= 0 ? add_index_target(job.loss, target_z, sums) : A(0);
   if (team.reports()) {
     job.row_loss[team.row] = job.loss.finish(sums).loss;
     if (job.state != nullptr) {
@@ -331,7 +332,7 @@ GPU_INLINE void row_forward(const RowJob<Loss, T>& job) {
   }
   if (slice.gradient != nullptr) {
     const A scale = job.scale != nullptr ? A(*job.scale) : A(1);
-    RowGradient<Loss, T, kDense> gradient = row_gradient<T, kDense>(job.loss, sums, target, scale);
+    RowGradient<Loss, T, kDense> gradient = row_gradient<T, kDense>(job.loss, sums, target, index_mass, scale);
     gradient.index -= slice.begin;
     write_gradient<T, kDense>(team, slice, kept, gradient);
   }
@@ -367,8 +368,12 @@ __global__ void __launch_bounds__(kMaxThreads<Team, kDense>, kResidentBlocks<Tea
   }
   RowSums<A> sums = {job.state[team.row], job.state[job.rows + team.row], 0, 0, target.weight};
   if constexpr (kDense) sums.mass = team.template join<T, true>(slice_mass<T>(job, team, slice)).mass;
-  if (target.index >= 0) sums.mass += job.loss.index_mass(target.weight);
-  const auto gradient = row_gradient<T, kDense>(job.loss, sums, target, job.loss_gradient[team.row]);
+  A index_mass = 0;
+  if (target.index >= 0) {
+    const A target_z = Loss::modulated ? job.loss.logit(A(widen(slice.logits[target.index - slice.begin]))) : A(0);
+    index_mass = add_index_target(job.loss, target_z, sums);
+  }
+  const auto gradient = row_gradient<T, kDense>(job.loss, sums, target, index_mass, job.loss_gradient[team.row]);
   write_gradient<T, kDense>(team, slice, Kept<T>{nullptr, nullptr}, gradient);
   team.leave();
 }

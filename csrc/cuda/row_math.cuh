@@ -117,17 +117,11 @@ GPU_INLINE Statistics<A> join_lanes(Statistics<A> s, int lanes, unsigned mask) {
   return s;
 }
 
-// The whole row's sums in the form of the functor. `target_z` is z_y of an index target.
-template <class Loss, class A>
-GPU_INLINE RowSums<A> row_sums(const Loss& loss, const Statistics<A>& s, const RowTarget<A>& target, A target_z) {
+// The whole row's sums in the form of the functor, without the share of an index target.
+template <class A>
+GPU_INLINE RowSums<A> row_sums(const Statistics<A>& s, const RowTarget<A>& target) {
   // A sum of 0 means that every logit is -inf, so -inf is the maximum; loss and gradient become NaN, as in torch.
-  RowSums<A> sums = {s.sum == 0 ? -A(INFINITY) : s.max, math::log(s.sum), s.mass, s.linear, target.weight};
-  if (target.index >= 0) {
-    const A index_mass = loss.index_mass(target.weight);
-    sums.mass += index_mass;
-    sums.linear += index_mass * (target_z - sums.max);
-  }
-  return sums;
+  return {s.sum == 0 ? -A(INFINITY) : s.max, math::log(s.sum), s.mass, s.linear, target.weight};
 }
 
 // The gradient of a row: dloss/dx_j * scale = slope(z_j) * (softmax * p_j - scale * q_j).
@@ -159,9 +153,9 @@ struct RowGradient {
 
 template <class T, bool kDense, class Loss, class A>
 GPU_INLINE RowGradient<Loss, T, kDense> row_gradient(const Loss& loss, const RowSums<A>& sums,
-                                                     const RowTarget<A>& target, A scale) {
-  const A index_mass = target.index >= 0 ? loss.index_mass(target.weight) * scale : A(0);
-  return {loss, sums.max, sums.log_sum, loss.finish(sums).softmax_coefficient * scale, scale, index_mass, target.index};
+                                                     const RowTarget<A>& target, A index_mass, A scale) {
+  const A softmax = loss.finish(sums).softmax_coefficient * scale;
+  return {loss, sums.max, sums.log_sum, softmax, scale, index_mass * scale, target.index};
 }
 
 }  // namespace fastloss

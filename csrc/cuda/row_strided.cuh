@@ -90,8 +90,10 @@ __global__ void __launch_bounds__(kColumns* kMaxParts, sizeof(T) == 8 ? 1 : 3)
   const int counted_classes = target.counted ? job.classes : 0;  // threads without a row go to the barrier too
 
   RowSums<A> sums;
+  A index_mass = 0;
+  A target_z = 0;  // read now: a gradient in place may have overwritten it when the sums are known
+  if (target.index >= 0 && (!kBackward || Loss::modulated)) target_z = job.loss.logit(A(widen(logits[target.index])));
   if constexpr (!kBackward) {
-    const A target_z = target.index >= 0 ? job.loss.logit(A(widen(logits[target.index]))) : A(0);
     Statistics<A> s = no_statistics<A>();
     auto add = [&](int first, const auto& x, const auto& t) {
       constexpr int K = std::extent<std::remove_reference_t<decltype(x)>>::value;
@@ -102,7 +104,8 @@ __global__ void __launch_bounds__(kColumns* kMaxParts, sizeof(T) == 8 ? 1 : 3)
       add_classes<T, kDense>(s, z, q);
     };
     traverse_column<T>(counted_classes, logits, soft, add, add);
-    sums = row_sums(job.loss, join_parts<T, kDense>(s), target, target_z);
+    sums = row_sums(join_parts<T, kDense>(s), target);
+    if (target.index >= 0) index_mass = add_index_target(job.loss, target_z, sums);
     if (exists && reports) {
       job.row_loss[row] = target.counted ? job.loss.finish(sums).loss : A(0);
       if (job.state != nullptr) {
@@ -126,7 +129,7 @@ __global__ void __launch_bounds__(kColumns* kMaxParts, sizeof(T) == 8 ? 1 : 3)
       sums.max = job.state[row];
       sums.log_sum = job.state[job.rows + row];
     }
-    if (target.index >= 0) sums.mass += job.loss.index_mass(target.weight);
+    if (target.index >= 0) index_mass = add_index_target(job.loss, target_z, sums);
   }
 
   if (!exists || gradient.row == nullptr) return;
@@ -140,7 +143,7 @@ __global__ void __launch_bounds__(kColumns* kMaxParts, sizeof(T) == 8 ? 1 : 3)
   } else if (job.scale != nullptr) {
     scale = A(*job.scale);
   }
-  const auto formula = row_gradient<T, kDense>(job.loss, sums, target, scale);
+  const auto formula = row_gradient<T, kDense>(job.loss, sums, target, index_mass, scale);
   auto write = [&](int first, const auto& x, const auto& t) {
     constexpr int K = std::extent<std::remove_reference_t<decltype(x)>>::value;
     A q[K];

@@ -16,6 +16,14 @@
 //
 //   dloss/dx_j = slope(z_j) * (softmax_coefficient * softmax(z)_j - q_j).
 //
+// Where `static constexpr bool modulated` is true, the loss is sum_j q_j f(log p_j) with a function other than
+// f(log p) = -log p, which the functor has as
+//
+//   A class_loss(A log_p)        f(log p)
+//   A class_slope(A log_p)       -f'(log p), which multiplies q_j in the gradient
+//
+// and is not `dense`: only the class of an index target has a mass.
+//
 // `weight` is the class weight (1 where there is none), `target` the probability of a soft target (0 for an index
 // target).
 #pragma once
@@ -31,8 +39,8 @@ template <class A>
 struct RowSums {
   A max;      // max_j z_j
   A log_sum;  // log(sum_j exp(z_j - max)), >= 0
-  A mass;     // sum_j q_j, the index target's share included
-  A linear;   // sum_j q_j (z_j - max), the index target's share included
+  A mass;     // sum_j q_j, the index target's share included; modulated: sum_j q_j class_slope(log p_j)
+  A linear;   // sum_j q_j (z_j - max), the index target's share included; modulated: -sum_j q_j class_loss(log p_j)
   A weight;   // class weight of the index target, 1 for soft targets: what the row adds to the mean's denominator
 };
 
@@ -42,6 +50,22 @@ struct RowResult {
   A softmax_coefficient;
 };
 
+// Adds the share of an index target y to the sums, whose other fields are complete. Returns its mass in the gradient.
+template <class Loss, class A>
+FASTLOSS_INLINE A add_index_target(const Loss& loss, A z_y, RowSums<A>& sums) {
+  A mass = loss.index_mass(sums.weight);
+  const A from_max = z_y - sums.max;
+  if constexpr (Loss::modulated) {
+    const A log_p = from_max - sums.log_sum;
+    if (mass != A(0)) sums.linear -= mass * loss.class_loss(log_p);
+    mass *= loss.class_slope(log_p);
+  } else {
+    if (mass != A(0)) sums.linear += mass * from_max;  // 0 * inf is NaN
+  }
+  sums.mass += mass;
+  return mass;
+}
+
 // Softmax cross-entropy with label smoothing, class weights, soft targets, z-loss, soft-capping and temperature:
 //   z = softcap * tanh(x / softcap) / temperature
 //   q = (1 - smoothing) * (w_y [j = y], or w_j t_j for soft targets) + smoothing / C * w_j
@@ -50,6 +74,7 @@ template <class Accumulator>
 struct CrossEntropy {
   using A = Accumulator;
   static constexpr int parameter_count = 4;  // smoothing, z_loss, softcap (0: none), temperature
+  static constexpr bool modulated = false;
 
   A keep, uniform;  // 1 - smoothing, smoothing / C
   A z_loss, softcap, inverse_temperature;
