@@ -20,7 +20,8 @@ __all__ = ["cross_entropy"]
             "z_loss": Parameter(0.0),
             "softcap": Parameter(0.0),
             "temperature": Parameter(1.0, low=1e-30),
-        }
+        },
+        drop_in=True,
     )
 )
 def cross_entropy(

@@ -26,7 +26,7 @@ from fastloss.lowering import (
 from fastloss.skeletons.row_autograd import REFERENCES, row_loss
 from fastloss.skeletons.row_operators import NONE, REDUCTIONS, RowOperands, row_layout
 
-_SMALL = f"up to {SMALL_ON_CPU} logits on a CPU, torch's own kernels are quicker than the way to ours"
+SMALL = f"up to {SMALL_ON_CPU} logits on a CPU, torch's own kernels are quicker than the way to ours"
 
 
 class RowCall(NamedTuple):
@@ -59,11 +59,23 @@ class Row:
     Args:
         parameters: the hyper-parameters that the kernels take, in the order in which they take them.
         weight: name of the argument that holds the class weights.
+        index_targets_only: the kernels know no target that is spread over the classes: class probabilities and
+            ``label_smoothing`` are the reference's.
+        drop_in: torch has this loss as a kernel or two, which answer for small inputs on a CPU.
     """
 
-    def __init__(self, *, parameters: Mapping[str, Parameter], weight: str = "weight") -> None:
+    def __init__(
+        self,
+        *,
+        parameters: Mapping[str, Parameter],
+        weight: str = "weight",
+        index_targets_only: bool = False,
+        drop_in: bool = False,
+    ) -> None:
         self.parameters = parameters
         self.weight = weight
+        self.index_targets_only = index_targets_only
+        self.drop_in = drop_in
 
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, self.parameters)
@@ -89,77 +101,96 @@ class Row:
     def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> RowCall | str:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
         logits = args[0] if args else kwargs.get("input")
-        if automatic and isinstance(logits, Tensor) and logits.numel() <= SMALL_ON_CPU and logits.is_cpu:
-            return _SMALL
+        if automatic and self.drop_in and isinstance(logits, Tensor) and _small(logits):
+            return SMALL
         bound = self.signature.bind(args, kwargs)
         if bound is None:
             return Invalid("the arguments do not match the signature")
+        if not isinstance(logits, Tensor):
+            return Invalid("an argument is missing or has no meaning")
+        narrow = autocast_applies(logits)
+        if logits.layout != torch.strided:
+            return f"no kernels for the layout {logits.layout}"
+        if wraps(logits) or wraps(bound.get("target")):
+            return f"no kernels for {type(logits).__name__} and {type(bound.get('target')).__name__}"
+        operands = self.lower_operands(bound, logits.shape, logits.dtype, logits.device, narrow)
+        if isinstance(operands, str):
+            return operands
+        class_contiguous = logits.dim() > 2 and _class_contiguous(logits)
+        return RowCall(
+            _rows(logits, class_contiguous),
+            operands._replace(target=_rows(operands.target, class_contiguous))
+            if operands.target.is_floating_point()
+            else operands,
+            bool(bound.get("inplace", False)),
+            torch.float32 if narrow else logits.dtype,
+            batch_shape(logits.shape),
+        )
+
+    def lower_operands(
+        self, bound: dict[str, Any], shape: torch.Size, dtype: torch.dtype, device: torch.device, narrow: bool
+    ) -> RowOperands | str:
+        """The operands that go with logits of (C), (N, C) or (N, C, d1 .. dk); soft targets are left as they are.
+
+        narrow: autocast applies, so that class weights may have another dtype than the logits.
+        """
         target, weight = bound.get("target"), bound.get(self.weight)
         reduction = REDUCTIONS.get(reduction_of(bound, "mean"))
         ignore_index = bound.get("ignore_index", -100)
-        if not isinstance(logits, Tensor) or not isinstance(target, Tensor) or reduction is None:
+        if not isinstance(target, Tensor) or reduction is None:
             return Invalid("an argument is missing or has no meaning")
-        shape, dim = logits.shape, logits.dim()
-        if dim == 0 or logits.device != target.device or not isinstance(ignore_index, int):
+        if len(shape) == 0 or device != target.device or not isinstance(ignore_index, int):
             return Invalid("an argument does not fit the others")
-        batch = shape[:1] if dim == 2 else shape[:0] if dim == 1 else shape[:1] + shape[2:]
         soft = target.shape == shape
         if soft:
             if not target.is_floating_point() or ignore_index >= 0:
                 return Invalid("soft targets are floating-point and have no ignore_index")
-        elif target.shape != batch:
+        elif target.shape != batch_shape(shape):
             return Invalid("input and target do not match")
         elif target.dtype != torch.int64:
             return Invalid("index targets are int64")
-        if logits.numel() == 0:
+        if shape.numel() == 0:
             return EMPTY
-        if not logits.is_floating_point():
+        if not dtype.is_floating_point:
             return Invalid("the logits are not floating-point")
-        if logits.dtype not in DTYPES:
-            return f"no kernels for {logits.dtype}"
-        if logits.layout != torch.strided:
-            return f"no kernels for the layout {logits.layout}"
-        if wraps(logits) or wraps(target):
-            return f"no kernels for {type(logits).__name__} and {type(target).__name__}"
-        if logits.device.type not in DEVICES:
-            return f"no kernels for {logits.device.type} tensors"
+        if dtype not in DTYPES:
+            return f"no kernels for {dtype}"
+        if device.type not in DEVICES:
+            return f"no kernels for {device.type} tensors"
+        if self.index_targets_only and (soft or bound.get("label_smoothing")):
+            return "class probabilities and label smoothing"
         parameters = self.signature.parameter_values(bound)
         if isinstance(parameters, str):
             return parameters
-        classes = shape[1] if dim > 1 else shape[0]
-        narrow = autocast_applies(logits)
+        classes = shape[1] if len(shape) > 1 else shape[0]
         if weight is not None:
-            if not isinstance(weight, Tensor) or weight.shape != (classes,) or weight.device != logits.device:
+            if not isinstance(weight, Tensor) or weight.shape != (classes,) or weight.device != device:
                 return Invalid("the class weights do not match the logits")
-            if weight.dtype != logits.dtype and not (narrow and weight.is_floating_point()):
+            if weight.dtype != dtype and not (narrow and weight.is_floating_point()):
                 return Invalid("the class weights have another dtype than the logits")
             if weight.requires_grad:
                 return "the class weights require a gradient"
-            weight = weight.to(accumulator_dtype(logits.dtype)).contiguous()
+            weight = weight.to(accumulator_dtype(dtype)).contiguous()
         if soft and target.requires_grad:
             return "the soft targets require a gradient"
-        if soft and target.dtype != logits.dtype:
-            return f"soft targets of {target.dtype} for logits of {logits.dtype}"
+        if soft and target.dtype != dtype:
+            return f"soft targets of {target.dtype} for logits of {dtype}"
         reason = differentiation_refused()
         if reason is not None:
             return reason
-        if logits.is_cuda and not soft and os.environ.get("FASTLOSS_VALIDATE") == "1":
+        if device.type == "cuda" and not soft and os.environ.get("FASTLOSS_VALIDATE") == "1":
             _validate(target, classes, ignore_index)
-        class_contiguous = dim > 2 and _class_contiguous(logits)
-        return RowCall(
-            _rows(logits, class_contiguous),
-            RowOperands(
-                _rows(target, class_contiguous) if soft else target.reshape(-1).contiguous(),
-                weight,
-                self.signature.name,
-                parameters,
-                ignore_index,
-                reduction,
-            ),
-            bool(bound.get("inplace", False)),
-            torch.float32 if narrow else logits.dtype,
-            batch,
-        )
+        target = target if soft else target.reshape(-1).contiguous()
+        return RowOperands(target, weight, self.signature.name, parameters, ignore_index, reduction)
+
+
+def _small(logits: Tensor) -> bool:
+    return logits.is_cpu and logits.numel() <= SMALL_ON_CPU
+
+
+def batch_shape(shape: torch.Size) -> torch.Size:
+    """(C), (N, C) or (N, C, d1 .. dk) without the classes."""
+    return torch.Size(() if len(shape) == 1 else (shape[0], *shape[2:]))
 
 
 def _class_contiguous(logits: Tensor) -> bool:
