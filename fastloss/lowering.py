@@ -105,7 +105,7 @@ def overriding(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]
     return tuple(x for x in (*args, *kwargs.values()) if _overrides(type(x)))
 
 
-def wraps(x: Tensor) -> bool:
+def wraps(x: Any) -> bool:
     """Is it a tensor subclass that holds other tensors (DTensor, a jagged NestedTensor)? No kernel sees through it."""
     return type(x) not in _PLAIN and hasattr(type(x), "__tensor_flatten__")
 
