@@ -21,6 +21,6 @@ def scaled(grad: Tensor, upstream: Tensor, operators: Any) -> Tensor:
     """grad, of which nobody else knows, times the upstream gradient of a scalar loss."""
     if not grad.is_cpu:
         operators.scale_(grad, upstream)  # reads the factor on the device
-    elif upstream.item() != 1.0:
+    elif type(upstream) is not Tensor or upstream.item() != 1.0:  # a FakeTensor has no value
         grad.mul_(upstream)
     return grad
