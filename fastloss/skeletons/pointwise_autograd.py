@@ -217,17 +217,25 @@ class _Twice(Function):
         fused = REFERENCES[name]
         bound = {**dict(statics), **dict(zip(more, tensors[len(names) :], strict=True))}
         shapes = [tensors[place].shape for place in _wanted(operands)]
+        # torch has losses that refuse to be differentiated by all of their operands
+        places = [place for place, operand in enumerate(names) if operand in fused.differentiable]
 
-        def gradients(upstream: Tensor, *operand_tensors: Tensor) -> tuple[Tensor, ...]:
-            values = _differentiable(fused, bound, names, operands, upstream, operand_tensors)
-            return tuple(value for value in values if value is not None)
+        def gradients(upstream: Tensor, *some: Tensor) -> tuple[Tensor, ...]:
+            values = list(tensors[: len(names)])
+            for place, x in zip(places, some, strict=True):
+                values[place] = x
+            found = _differentiable(fused, bound, names, operands, upstream, values)
+            return tuple(gradient for gradient in found if gradient is not None)
 
         # the cotangents are of the whole shape, the reference's gradients of the shapes of the operands
         cotangents = tuple(
             c if c.shape == shape else c.sum_to_size(shape) for c, shape in zip(cotangents, shapes, strict=True)
         )
-        _, pullback = torch.func.vjp(gradients, upstream, *tensors[: len(names)])  # type: ignore[misc]
-        of_upstream, *of_operands = pullback(cotangents)
+        _, pullback = torch.func.vjp(gradients, upstream, *(tensors[place] for place in places))  # type: ignore[misc]
+        of_upstream, *found = pullback(cotangents)
+        of_operands: list[Tensor | None] = [None] * len(names)
+        for place, gradient in zip(places, found, strict=True):
+            of_operands[place] = gradient
         return (
             None, None, of_upstream, None, None, *[None] * _count_known(ctx.rest), *of_operands,
             *[None] * (len(tensors) - len(names)),
