@@ -23,6 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# Sizes are multiplied by math.prod: torch.Size.numel() makes a constant of a symbolic size, under torch.export for one.
+
 AGGREGATIONS = (
     "none",
     "token-mean",
@@ -62,15 +64,15 @@ def weights(how: str, shape: torch.Size, mask: Tensor | None, normalizer: float 
     if how == "token-mean":
         if normalizer is None:
             if mask is None:
-                return Weights(1.0 / max(1, shape.numel()), None)
-            repeats = shape.numel() / max(1, mask.numel())
+                return Weights(1.0 / max(1, math.prod(shape)), None)
+            repeats = math.prod(shape) / max(1, mask.numel())
             return (
                 Weights(1.0 / repeats, _or_one(mask.sum(dtype=torch.float64)).reciprocal())
                 if repeats
                 else Weights(1.0, None)
             )
     else:
-        sequences, length = shape[:-1].numel(), shape[-1] if shape else 1
+        sequences, length = math.prod(shape[:-1]), shape[-1] if shape else 1
         if mask is not None:
             tokens = mask.expand(shape).sum(-1, keepdim=True, dtype=torch.float64)  # (..., 1)
         if how == "seq-mean-token-mean":

@@ -44,6 +44,7 @@ def _with_variance(arguments: dict[str, Any]) -> dict[str, Any] | str:
     Pointwise(
         operands=("input", "target", "var"),
         parameters={"full": _SWITCH, "eps": Parameter(1e-6)},
+        autocast=("cuda", "xpu"),  # where it makes torch's logarithm one of float32
         prepare=_with_variance,
     )
 )
@@ -81,7 +82,7 @@ def gaussian_nll_loss(
         - output: the broadcast shape for ``"none"``, else ()
 
     Returns:
-        The loss, in the dtype that torch promotes the operands to (float32 under autocast).
+        The loss, in the dtype that torch promotes the operands to (float32 under autocast on a GPU).
 
     Raises:
         ValueError: a negative variance (on a GPU: a device-side trap), one of a wrong shape, an unknown reduction.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_exporting
 
 from fastloss.losses.aggregation import AGGREGATIONS, weights
 from fastloss.lowering import (
@@ -78,6 +80,7 @@ class Pointwise:
         metrics: name and kind ("mean", "term", "min", "max") of what ``return_terms`` returns, in the functor's order.
         batchmean: is reduction="batchmean" the sum divided by the length of the first dimension?
         drop_in: torch has this loss as one kernel, which answers for small inputs on a CPU.
+        autocast: the device types on which autocast runs the loss in float32, as it does with torch's.
         prepare: rewrites the arguments of a call (by name, defaults not filled in) before they are lowered, or says why
             they cannot be. Its result must be as good an argument of the body, and the same if prepared again.
     """
@@ -96,6 +99,7 @@ class Pointwise:
         metrics: Mapping[str, str] | None = None,
         batchmean: bool = False,
         drop_in: bool = False,
+        autocast: tuple[str, ...] = DEVICES,
         prepare: Callable[[dict[str, Any]], dict[str, Any] | str] | None = None,
     ) -> None:
         self.operands = operands
@@ -109,6 +113,7 @@ class Pointwise:
         self.metrics = metrics or {}
         self.batchmean = batchmean
         self.drop_in = drop_in
+        self.autocast = autocast
         self.prepare = prepare
 
     def attach(self, reference: Callable[..., Any]) -> None:
@@ -132,7 +137,7 @@ class Pointwise:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
         if automatic and self.drop_in:
             first = args[0] if args else kwargs.get(self.operands[0])
-            if isinstance(first, Tensor) and first.is_cpu and first.numel() <= SMALL_ON_CPU:
+            if isinstance(first, Tensor) and first.is_cpu and not is_exporting() and first.numel() <= SMALL_ON_CPU:
                 return _SMALL
         bound = self.signature.bind(args, kwargs)
         if bound is None:
@@ -194,12 +199,16 @@ class Pointwise:
         if isinstance(weighting, str):
             return weighting
         weight, masked, factor, scale = weighting
+        if torch.compiler.is_compiling() and how not in ("none", "sum", "token-sum"):
+            # As a number, the factor would be a constant of the graph: each shape would be compiled, or not exported.
+            inverse = torch.full((), factor, dtype=torch.float64, device=first.device)
+            factor, scale = 1.0, inverse if scale is None else scale * inverse
 
         dtype = _result_type(tensors)
         code = _CODES.get(dtype)
         if code is None:
             return Invalid("no operand is floating-point")
-        if code > 1 and autocast_applies(first):
+        if code > 1 and first.device.type in self.autocast and autocast_applies(first):
             dtype, code = torch.float32, 0
         measure = bool(bound.get("return_terms", False))
         if measure and torch._C._are_functorch_transforms_active():
@@ -234,7 +243,7 @@ class Pointwise:
         mask, weight = bound.get("mask"), bound.get(self.weight)
         plain = mask is None and weight is None and bound.get("normalizer") is None
         if plain and (how == "mean" or (how == "token-mean" and self._how == "aggregation")):
-            return None, False, 1.0 / shape.numel(), None
+            return None, False, 1.0 / math.prod(shape), None
         for x in (mask, weight):
             if x is None:
                 continue
@@ -248,7 +257,7 @@ class Pointwise:
             if weight.shape != first.shape or weight.shape != shape:
                 return Invalid("the weights do not have the shape of the input")
             if how == "mean" and not self.mean_of_weights:
-                return weight, False, 1.0 / shape.numel(), None
+                return weight, False, 1.0 / math.prod(shape), None
             if how == "mean":
                 return weight, False, 1.0, weight.sum(dtype=accumulator_dtype(weight.dtype)).reciprocal()
             return (weight, False, 1.0, None) if how in ("none", "sum") else Invalid(f"no reduction {how!r}")
@@ -275,7 +284,7 @@ class Pointwise:
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the reference body answers; under autocast in float32, as torch's own losses."""
         first = args[0] if args else kwargs.get(self.operands[0])
-        if isinstance(first, Tensor) and autocast_applies(first):
+        if isinstance(first, Tensor) and first.device.type in self.autocast and autocast_applies(first):
             args = tuple(_widened(x) for x in args)
             kwargs = {name: _widened(x) for name, x in kwargs.items()}
         return self.signature.reference(*args, **kwargs)
