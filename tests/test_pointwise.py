@@ -387,6 +387,8 @@ def test_func_inside_compile_is_not_taken_for_a_constant():
 def test_autocast(case, backend, device, dtype):
     if dtype not in case.dtypes:
         pytest.skip("not of this dtype")
+    if case.loss is fastloss.gaussian_nll_loss and device == "cpu":
+        pytest.skip("torch's autocast of the CPU leaves it in its dtype; test_contract_transforms.py compares")
     tensors = to(case.make(generator(case.name)), device, dtype)
     options = {**case.options, **how(case, reduced(case))}
     value64, gradients64 = expected(case, tensors, options)
@@ -476,7 +478,10 @@ def test_smoothing_of_0_adds_no_term(what, backend, device):
 
 
 def test_every_loss_has_a_module():
-    modules = {module.function: name for name, module in vars(fastloss.nn).items() if name in fastloss.nn.__all__}
+    ours = [
+        name for name in fastloss.nn.__all__ if hasattr(getattr(fastloss.nn, name), "function")
+    ]  # the rest is torch's
+    modules = {getattr(fastloss.nn, name).function: name for name in ours}
     for case in pointwise_cases.ONE_OF_EACH:
         assert case.loss in modules, f"no Module of {case.loss.__name__}"
         assert getattr(fastloss, modules[case.loss]) is getattr(fastloss.nn, modules[case.loss])
