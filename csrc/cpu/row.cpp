@@ -417,7 +417,12 @@ struct RowTask {
     for (int64_t row = begin; row < end; ++row) one_row<Dense>(row, scratch);
     free(scratch);
   }
-  void run(int64_t begin, int64_t end) const { loss.dense(soft) ? run<true>(begin, end) : run<false>(begin, end); }
+  void run(int64_t begin, int64_t end) const {
+    if (!Loss::modulated && loss.dense(soft))
+      run<!Loss::modulated>(begin, end);
+    else
+      run<false>(begin, end);
+  }
 };
 
 template <class F>

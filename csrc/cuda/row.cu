@@ -152,8 +152,12 @@ int run(const FastlossRowCall& call, const FastlossDevice& device) {
     if (status != 0) return status;
     job.scale = call.scratch;
   }
-  const int status = job.loss.dense(call.soft != 0) ? launch_rows<Loss, T, true, kBackward>(job, device)
-                                                    : launch_rows<Loss, T, false, kBackward>(job, device);
+  int status;
+  if (!Loss::modulated && job.loss.dense(call.soft != 0)) {
+    status = launch_rows<Loss, T, !Loss::modulated, kBackward>(job, device);
+  } else {
+    status = launch_rows<Loss, T, false, kBackward>(job, device);
+  }
   if (kBackward || status != 0 || call.reduction == FASTLOSS_NONE) return status;
   const Numbers<A> losses = {job.row_loss};
   return sum_rows(losses, job.rows, SumResult::scaled, job.scale, static_cast<A*>(call.reduced_loss), partial, stream);

@@ -159,7 +159,7 @@ class Row:
         if device.type not in DEVICES:
             return f"no kernels for {device.type} tensors"
         if self.index_targets_only and (soft or bound.get("label_smoothing")):
-            return "class probabilities and label smoothing"
+            return "the kernels of this loss have no class probabilities and label smoothing"
         parameters = self.signature.parameter_values(bound)
         if isinstance(parameters, str):
             return parameters
