@@ -29,6 +29,12 @@ def _cross_entropy_z_loss(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits, target) + 1e-4 * torch.logsumexp(logits, dim=1).square().mean()
 
 
+def _softmax_focal(logits: Tensor, target: Tensor) -> Tensor:
+    """The quickest of the usual ways: the modulating factor on the picked log-probabilities, not on all."""
+    log_p = F.log_softmax(logits, dim=1).gather(1, target[:, None]).squeeze(1)
+    return ((1 - log_p.exp()) ** 2 * -log_p).mean()
+
+
 LOSSES = (
     Loss(
         "cross_entropy",
@@ -68,6 +74,14 @@ LOSSES = (
         shapes=((1024, 32000),),
         cuda_shapes=((8192, 32000),),
         options={"z_loss": 1e-4},
+    ),
+    Loss(
+        "softmax_focal_loss",
+        "softmax_focal_loss",
+        _softmax_focal,
+        _logits_and_index,
+        shapes=((1024, 32000),),
+        cuda_shapes=((8192, 32000),),
     ),
     Loss(
         "cross_entropy+soft_target",

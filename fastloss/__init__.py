@@ -29,6 +29,7 @@ from fastloss.functional import (
     sigmoid_focal_loss,
     smooth_l1_loss,
     soft_margin_loss,
+    softmax_focal_loss,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
@@ -149,6 +150,7 @@ __all__ = [
     "sigmoid_focal_loss",
     "smooth_l1_loss",
     "soft_margin_loss",
+    "softmax_focal_loss",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "unpatch",

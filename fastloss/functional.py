@@ -23,7 +23,7 @@ from fastloss.losses.binary import (
     sigmoid_focal_loss,
     soft_margin_loss,
 )
-from fastloss.losses.classification import cross_entropy
+from fastloss.losses.classification import cross_entropy, softmax_focal_loss
 from fastloss.losses.likelihood import (
     gaussian_nll_loss,
     kl_div,
@@ -66,6 +66,7 @@ __all__ = [
     "sigmoid_focal_loss",
     "smooth_l1_loss",
     "soft_margin_loss",
+    "softmax_focal_loss",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
 ]

@@ -76,7 +76,9 @@ def cross_entropy_oracle(
     return rows.sum() / (row_weight.sum() if reduction == "mean" else 1.0)
 
 
-def _cross_entropy_inputs(shape: tuple[int, ...], soft: bool = False, weighted: bool = False, ignored: float = 0.0):
+def _inputs(
+    shape: tuple[int, ...], soft: bool = False, weighted: bool = False, ignored: float = 0.0, weight: str = "weight"
+):
     def make(generator: torch.Generator) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         logits = torch.randn(shape, generator=generator, dtype=torch.float64) * 3
         classes = shape[0] if len(shape) == 1 else shape[1]
@@ -92,7 +94,7 @@ def _cross_entropy_inputs(shape: tuple[int, ...], soft: bool = False, weighted: 
             target = target.masked_fill(hidden, -100)
         kwargs = {}
         if weighted:
-            kwargs["weight"] = torch.rand(classes, generator=generator, dtype=torch.float64) + 0.1
+            kwargs[weight] = torch.rand(classes, generator=generator, dtype=torch.float64) + 0.1
         return (logits, target), kwargs
 
     return make
@@ -118,7 +120,7 @@ def _cross_entropy(shape: tuple[int, ...], target: str, options: str) -> Case:
     return Case(
         f"cross_entropy-{target}-{options}-{'x'.join(map(str, shape))}",
         fastloss.cross_entropy,
-        _cross_entropy_inputs(shape, **_TARGETS[target]),
+        _inputs(shape, **_TARGETS[target]),
         cross_entropy_oracle,
         _OPTIONS[options],
     )
@@ -138,6 +140,59 @@ CROSS_ENTROPY = [
     *[_cross_entropy(shape, "index-weighted", "plain") for shape in [(2, 3, 1), (2, 3, 4, 5), (1, 2, 200)]],
 ]
 
-ALL = CROSS_ENTROPY
+# ------------------------------------------------------------------------------------------ softmax focal loss
+
+
+def softmax_focal_oracle(
+    input: Tensor,
+    target: Tensor,
+    alpha: Tensor | None = None,
+    gamma: float = 2.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """From the definition: explicit probabilities, explicit target distribution."""
+    x = input.movedim(0 if input.dim() == 1 else 1, -1)
+    classes = x.shape[-1]
+    w = x.new_ones(classes) if alpha is None else alpha
+    if target.shape == input.shape:
+        hard = target.movedim(0 if input.dim() == 1 else 1, -1)
+        counted = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
+        row_weight = counted.to(x.dtype)
+    else:
+        counted = target != ignore_index
+        index = target.where(counted, 0)
+        hard, row_weight = (index[..., None] == torch.arange(classes, device=x.device)).to(x.dtype), w[index] * counted
+    q = w * ((1 - label_smoothing) * hard + label_smoothing / classes)
+    p = x.softmax(-1)
+    rows = (q * (1 - p) ** gamma * -p.log()).sum(-1) * counted
+    if reduction == "none":
+        return rows
+    return rows.sum() / (row_weight.sum() if reduction == "mean" else 1.0)
+
+
+def _softmax_focal(shape: tuple[int, ...], target: str, **options: Any) -> Case:
+    return Case(
+        "-".join(["softmax_focal", target, *(f"{k}{v}" for k, v in options.items()), "x".join(map(str, shape))]),
+        fastloss.softmax_focal_loss,
+        _inputs(shape, **_TARGETS[target], weight="alpha"),
+        softmax_focal_oracle,
+        options,
+    )
+
+
+SOFTMAX_FOCAL = [
+    *[_softmax_focal(s, "index-weighted", gamma=g) for s in [(7, 37), (2, 5, 21)] for g in (0.0, 0.5, 1.0, 2.0, 3.5)],
+    *[_softmax_focal(shape, "index") for shape in [(5,), (9, 4), (3, 2048), (2, 5003), (2, 300, 3)]],
+]
+# what the kernels leave to the reference
+SOFTMAX_FOCAL_REFERENCE = [
+    *[_softmax_focal((7, 37), target, label_smoothing=0.1) for target in _TARGETS],
+    *[_softmax_focal(shape, "soft-weighted", gamma=0.5) for shape in [(2, 5, 21), (4,)]],
+]
+
+ALL = CROSS_ENTROPY + SOFTMAX_FOCAL
+REFERENCE_ONLY = SOFTMAX_FOCAL_REFERENCE
 DIFFERENTIATED_TWICE = [case for case in ALL if "7x37" in case.name or "2x3x4x5" in case.name]
 COMPILED = [case for case in ALL if case.name.endswith(("everything-7x37", "plain-2x5x21"))]

@@ -21,7 +21,7 @@ def inputs(case: cases.Case, dtype: torch.dtype, device: str = "cpu"):
     return (args, kwargs), (to(args, "cpu", torch.float64), to(kwargs, "cpu", torch.float64))
 
 
-@all_cases
+@pytest.mark.parametrize("case", cases.ALL + cases.REFERENCE_ONLY, ids=str)
 @pytest.mark.parametrize("reduction", cases.REDUCTIONS)
 def test_reference_agrees_with_the_oracle(case, reduction):
     (args, kwargs), _ = inputs(case, torch.float64)
@@ -166,6 +166,18 @@ def test_explicit_backends_refuse_forward_mode(case, backend, device):
     (args, kwargs), _ = inputs(case, torch.float64, device)
     with fastloss.backend(backend), pytest.raises(fastloss.BackendError, match="forward-mode"):
         torch.func.jvp(lambda x: case.loss(x, *args[1:], **kwargs), (args[0],), (args[0],))
+
+
+@backends
+@pytest.mark.parametrize("case", cases.REFERENCE_ONLY, ids=str)
+def test_what_the_kernels_lack_is_said_and_answered(case, backend, device):
+    (args, kwargs), _ = inputs(case, torch.float32, device)
+    with (
+        fastloss.backend(backend),
+        pytest.raises(fastloss.BackendError, match="class probabilities and label smoothing"),
+    ):
+        case.loss(*args, **kwargs)
+    assert fastloss.explain(case.loss, *args, **kwargs).backend == "reference"
 
 
 @pytest.mark.slow

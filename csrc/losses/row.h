@@ -29,7 +29,7 @@
 #pragma once
 #include <string.h>
 
-#include "../vmath.h"
+#include "functions.h"
 
 namespace fastloss {
 
@@ -113,6 +113,44 @@ struct CrossEntropy {
   }
 };
 
+// Focal loss on the softmax of an index target: w_y (1 - p_y)^gamma (-log p_y).
+template <class Accumulator>
+struct SoftmaxFocal {
+  using A = Accumulator;
+  static constexpr int parameter_count = 1;
+  static constexpr bool modulated = true;
+
+  A gamma;
+
+  FASTLOSS_INLINE SoftmaxFocal(const double* parameters, long long) : gamma(A(parameters[0])) {}
+
+  FASTLOSS_INLINE bool dense(bool) const { return false; }
+  FASTLOSS_INLINE bool linear() const { return true; }
+  template <class V>
+  FASTLOSS_INLINE V logit(V x) const {
+    return x;
+  }
+  template <class V>
+  FASTLOSS_INLINE V slope(V) const {
+    return V{} + A(1);
+  }
+  template <class V>
+  FASTLOSS_INLINE V mass(V, V) const {
+    return V{};
+  }
+  FASTLOSS_INLINE A index_mass(A weight) const { return weight; }
+  // 1 - p by expm1: for a confident row the difference would cancel.
+  FASTLOSS_INLINE A class_loss(A log_p) const { return -math::power(-math::expm1(log_p), gamma) * log_p; }
+  FASTLOSS_INLINE A class_slope(A log_p) const {
+    const A p = math::exp(log_p), miss = -math::expm1(log_p);
+    // The slope is miss^gamma - gamma miss^(gamma - 1) p log p. At p = 1, log p / miss is -1, which leaves no pole for
+    // gamma < 1 and 0 in all; at p = 0, p log p is 0.
+    const A pull = (p > A(0)) & (miss > A(0)) ? p * log_p / miss : A(0);
+    return math::power(miss, gamma) * (A(1) - gamma * pull);
+  }
+  FASTLOSS_INLINE RowResult<A> finish(const RowSums<A>& s) const { return {A(0) - s.linear, s.mass}; }
+};
+
 // Every row loss by its name in Python. `visit` is called with a tag; `decltype(tag)::with<A>` is the functor type.
 template <template <class> class Functor>
 struct RowLoss {
@@ -123,6 +161,7 @@ struct RowLoss {
 template <class Visit>
 bool visit_row_loss(const char* name, Visit visit) {
   if (strcmp(name, "cross_entropy") == 0) return visit(RowLoss<CrossEntropy>{}), true;
+  if (strcmp(name, "softmax_focal_loss") == 0) return visit(RowLoss<SoftmaxFocal>{}), true;
   return false;
 }
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.dispatch import fused
 from fastloss.losses import original
+from fastloss.losses.precision import widened
 from fastloss.lowering import Parameter, autocast_applies
 from fastloss.skeletons.row import Row
 
-__all__ = ["cross_entropy"]
+__all__ = ["cross_entropy", "softmax_focal_loss"]
 
 
 @fused(
@@ -124,3 +126,104 @@ def cross_entropy(
     if reduction == "none":
         return rows
     return rows.sum() if reduction == "sum" else rows.sum() / row_weight.sum()
+
+
+@fused(Row(parameters={"gamma": Parameter(2.0)}, weight="alpha", index_targets_only=True))
+def softmax_focal_loss(
+    input: Tensor,
+    target: Tensor,
+    alpha: Tensor | None = None,
+    gamma: float = 2.0,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    inplace: bool = False,
+) -> Tensor:
+    r"""Focal loss over exclusive classes: cross-entropy in which confident rows count for less.
+
+    With :math:`p = \mathrm{softmax}(x)` and, as in :func:`cross_entropy`, the class weights :math:`\alpha` and the
+    target distribution :math:`q_c = (1-\epsilon)\, \alpha_c\, t_c + \frac{\epsilon}{C}\, \alpha_c`, for one row
+
+    .. math::
+        \ell = \sum_c q_c\, (1 - p_c)^\gamma\, (-\log p_c),
+
+    which for a class index y without label smoothing :math:`\epsilon` is
+    :math:`-\alpha_y (1-p_y)^\gamma \log p_y`. Each class of a smoothed or soft target has a modulating factor of its
+    own, as in Keras (``CategoricalFocalCrossentropy``) and MONAI: a common factor :math:`(1-p_y)^\gamma` would take the
+    loss to 0 at :math:`p_y = 1` and undo the smoothing.
+
+    ``reduction="mean"`` divides by :math:`\sum \alpha_y` over the rows that are not ignored (by the number of rows for
+    class probabilities), so that gamma=0 is :func:`cross_entropy` in every reduction. Keras, MONAI and others divide by
+    the number of rows, whatever their weights: that is ``reduction="sum"`` divided by it.
+
+    Args:
+        input: logits, any real number; -inf takes a class out.
+        target: class indices, or class probabilities with the dtype of ``input``.
+        alpha: non-negative weight of each class. A number would only scale the loss: multiply by it.
+        gamma: at least 0; how fast the weight of a row falls as it becomes confident.
+        ignore_index: rows with this class index count for nothing: their loss and gradient are exactly 0.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        label_smoothing: in [0, 1]; mass spread evenly over all C classes.
+        inplace: as in :func:`cross_entropy`.
+
+    Shape:
+        - input: (C), (N, C) or (N, C, d1, ..., dk)
+        - target: (), (N) or (N, d1, ..., dk) of int64 in [0, C) or ``ignore_index``; or the shape of ``input``
+        - alpha: (C)
+        - output: the shape of the class indices for ``"none"``, else ()
+
+    Returns:
+        The loss, in the dtype of ``input`` (float32 under autocast). All rows ignored: 0 / 0 = NaN.
+
+    Raises:
+        ValueError: for a negative ``gamma`` or an ``alpha`` that is not a tensor; else as :func:`cross_entropy`.
+
+    Source:
+        Lin et al. 2017, arXiv:1708.02002.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]], requires_grad=True)
+        >>> softmax_focal_loss(logits, torch.tensor([0, 0])).item()
+        0.3518...
+    """
+    if gamma < 0:
+        raise ValueError(f"gamma must not be negative, got {gamma}")
+    if not (alpha is None or isinstance(alpha, Tensor)):
+        raise ValueError(f"alpha is the weight of each class, a tensor of shape (C), got {alpha}")
+    dtype = torch.float32 if autocast_applies(input) else input.dtype
+    input, alpha = widened(input, alpha)
+    if gamma == 0:
+        loss = original.cross_entropy(
+            input, target, alpha, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+        )
+        return loss.to(dtype)
+
+    classes = min(1, input.dim() - 1)
+    log_p = F.log_softmax(input, classes)
+    alpha_of_class = None if alpha is None else alpha.view([-1 if d == classes else 1 for d in range(input.dim())])
+    if target.shape == input.shape:
+        # for its errors; the value is not used
+        original.cross_entropy(input, target, alpha, reduction=reduction, label_smoothing=label_smoothing)
+        mass = widened(target)[0] * (1 - label_smoothing) + label_smoothing / input.shape[classes]
+        mass = mass if alpha_of_class is None else mass * alpha_of_class
+        rows = (mass * _focal_term(log_p, gamma)).sum(classes)
+        row_weight = torch.ones_like(rows)
+    else:
+        log_p_y = -F.nll_loss(log_p, target, ignore_index=ignore_index, reduction="none")  # 0 where ignored
+        counted = target != ignore_index
+        row_weight = counted.to(log_p.dtype) if alpha is None else alpha[target * counted] * counted
+        rows = row_weight * _focal_term(log_p_y, gamma)
+        if label_smoothing:
+            spread = _focal_term(log_p, gamma) * (1.0 if alpha_of_class is None else alpha_of_class)
+            rows = (1 - label_smoothing) * rows + label_smoothing * spread.mean(classes).where(counted, 0.0)
+    if reduction == "none":
+        return rows.to(dtype)
+    return (rows.sum() if reduction == "sum" else rows.sum() / row_weight.sum()).to(dtype)
+
+
+def _focal_term(log_p: Tensor, gamma: float) -> Tensor:
+    """(1 - p)^gamma (-log p), gamma > 0; 0 with the derivatives 0 at p = 1, where autograd would see 0 * inf."""
+    miss = -torch.expm1(log_p.clamp(min=torch.finfo(log_p.dtype).min))  # the derivative at log p = -inf is 0, not NaN
+    certain = miss == 0
+    return miss.masked_fill(certain, 1.0).pow(gamma).masked_fill(certain, 0.0) * -log_p

@@ -26,7 +26,7 @@ from fastloss.nn.binary import (
     SigmoidFocalLoss,
     SoftMarginLoss,
 )
-from fastloss.nn.classification import CrossEntropyLoss
+from fastloss.nn.classification import CrossEntropyLoss, SoftmaxFocalLoss
 from fastloss.nn.likelihood import (
     GaussianNLLLoss,
     KLDivLoss,
@@ -80,6 +80,7 @@ __all__ = [
     "SimPOLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "SoftmaxFocalLoss",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
     "ValueClipLoss",

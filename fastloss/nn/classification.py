@@ -8,7 +8,7 @@ from torch import Tensor
 from fastloss import functional
 from fastloss.nn.base import FunctionLoss
 
-__all__ = ["CrossEntropyLoss"]
+__all__ = ["CrossEntropyLoss", "SoftmaxFocalLoss"]
 
 
 class CrossEntropyLoss(FunctionLoss, torch.nn.CrossEntropyLoss):
@@ -52,6 +52,47 @@ class CrossEntropyLoss(FunctionLoss, torch.nn.CrossEntropyLoss):
         self.z_loss = z_loss
         self.softcap = softcap
         self.temperature = temperature
+        self.inplace = inplace
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return self.call(input, target)
+
+
+class SoftmaxFocalLoss(FunctionLoss):
+    """Focal loss over exclusive classes, the Module of :func:`fastloss.softmax_focal_loss`.
+
+    Shape:
+        - input: (C), (N, C) or (N, C, d1, ..., dk)
+        - target: (), (N) or (N, d1, ..., dk) of class indices; or the shape of ``input``
+        - output: the shape of the class indices for ``reduction="none"``, else ()
+    """
+
+    function = staticmethod(functional.softmax_focal_loss)
+    __constants__ = [
+        "alpha",
+        "gamma",
+        "ignore_index",
+        "reduction",
+        "label_smoothing",
+        "inplace",
+    ]
+    alpha: Tensor | None
+
+    def __init__(
+        self,
+        alpha: Tensor | None = None,
+        gamma: float = 2.0,
+        *,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        inplace: bool = False,
+    ) -> None:
+        super().__init__(reduction=reduction)
+        self.register_buffer("alpha", alpha)
+        self.gamma = gamma
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
         self.inplace = inplace
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
