@@ -123,6 +123,7 @@ class Problem:
     z_loss: float = 0.0
     softcap: float = 0.0
     temperature: float = 1.0
+    gamma: float | None = None  # a focal loss, else cross-entropy
     device: Device = dataclasses.field(default_factory=lambda: H100)
 
     @property
@@ -134,9 +135,11 @@ class Problem:
         return self.logits.numel() // self.logits.shape[1]
 
     def call(self) -> RowCall:
-        parameters = (ctypes.c_double * 4)(self.smoothing, self.z_loss, self.softcap, self.temperature)
+        values = [self.smoothing, self.z_loss, self.softcap, self.temperature] if self.gamma is None else [self.gamma]
+        parameters = (ctypes.c_double * len(values))(*values)
         call = RowCall()
-        call.loss, call.parameters, call.parameter_count = b"cross_entropy", parameters, 4
+        call.loss = b"cross_entropy" if self.gamma is None else b"softmax_focal_loss"
+        call.parameters, call.parameter_count = parameters, len(values)
         call.dtype = DTYPES.index(self.logits.dtype)
         call.soft = self.soft
         call.rows, call.classes = self.rows, self.logits.shape[1]
@@ -194,7 +197,13 @@ class Problem:
         target = by_rows(self.target).double() if self.soft else self.target
         weight = None if self.weight is None else self.weight.double()
         options: dict[str, Any] = {"label_smoothing": self.smoothing} | ({} if self.soft else {"ignore_index": IGNORE})
-        loss = F.cross_entropy(z, target, weight, reduction="none", **options)
+        if self.gamma is None:
+            loss = F.cross_entropy(z, target, weight, reduction="none", **options)
+        else:
+            log_p = F.log_softmax(z, 1)
+            loss = F.nll_loss(
+                (1 - log_p.exp()) ** self.gamma * log_p, target, weight, reduction="none", ignore_index=IGNORE
+            )
         counted = torch.ones(self.rows, dtype=torch.float64)
         if not self.soft:
             counted = (target != IGNORE).double()

@@ -29,6 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "soft_everything": {
         "soft": True, "smoothing": 0.2, "z_loss": 1e-3, "softcap": 8.0, "temperature": 1.3, "weight": True,
     },
+    "focal": {"gamma": 2.5, "weight": True},
 }  # fmt: skip
 
 

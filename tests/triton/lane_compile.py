@@ -38,8 +38,10 @@ class Case:
     parameters: tuple[float, ...] = tuple(PLAIN)
     soft: bool = False
     weighted: bool = False
+    loss: str = "cross_entropy"
 
 
+FOCAL = {"loss": "softmax_focal_loss", "parameters": (1.5,), "weighted": True}
 EVERY = {"parameters": tuple(EVERYTHING), "soft": True, "weighted": True}
 CASES = {
     "resident, aligned": Case("forward_backward", (64, 4096), BF16, "resident", 24, 2, 1),
@@ -61,6 +63,12 @@ CASES = {
     "strided": Case("forward_backward", (8, 19, 65536), BF16, "strided", 12, 8, 8),
     "strided, fp32": Case("forward_backward", (8, 80, 900), F32, "strided", 12, 4, 4),
     "strided, everything": Case("forward_backward", (8, 19, 65536), BF16, "strided", 12, 8, 8, **EVERY),
+    "resident, focal": Case("forward_backward", (64, 4096), BF16, "resident", 24, 3, 1, **FOCAL),
+    "resident, focal, backward": Case("backward", (64, 4096), BF16, "resident", 24, 7, 0, **FOCAL),
+    "streaming, focal": Case("forward_backward", (64, 32000), BF16, "streaming", 24, 4, 2, **FOCAL),
+    "streaming, focal, backward": Case("backward", (64, 32000), BF16, "streaming", 24, 6, 0, **FOCAL),
+    "strided, focal": Case("forward_backward", (8, 19, 65536), BF16, "strided", 8, 16, 8, **FOCAL),
+    "strided, focal, backward": Case("backward", (8, 19, 65536), BF16, "strided", 8, 40, 8, **FOCAL),
 }
 
 
@@ -71,7 +79,7 @@ def compile_case(case: Case) -> list[Compiled]:
     logits = torch.empty(case.shape, dtype=case.dtype)
     target = torch.empty_like(logits) if case.soft else torch.empty(rows, dtype=torch.long)
     weight = torch.empty(classes, dtype=dtype) if case.weighted else None
-    loss = ("cross_entropy", list(case.parameters), -100)
+    loss = (case.loss, list(case.parameters), -100)
     with compiling(CHIP) as compiled:
         if case.operation == "backward":
             grad_loss, state = torch.empty(rows, dtype=dtype), torch.empty(2, rows, dtype=dtype)

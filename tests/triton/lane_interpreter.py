@@ -89,7 +89,7 @@ def zero_ignored(logits: Tensor, target: Tensor) -> Tensor:
 
 def check_everything(logits: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> None:
     """All launchers against the reference, and against each other bit by bit."""
-    arguments = (target, weight, "cross_entropy", options.parameters, IGNORE)
+    arguments = (target, weight, options.loss, options.parameters, IGNORE)
     accumulate = accumulator(logits.dtype)
     x, soft, w = double(zero_ignored(logits, target), target, weight)
     losses, weights = row_losses(x, soft, w, options, IGNORE)
@@ -146,6 +146,12 @@ def test_values(shape, dtype, soft):
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 def test_each_option(shape, option, soft, weighted):
     check_everything(*make(shape, torch.float32, soft, weighted, seed=3), OPTIONS[option])
+
+
+@pytest.mark.parametrize("shape", [(7, 131), (2, 8501), (2, 7, 24)], ids=["resident", "streaming", "strided"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal(shape, gamma):
+    check_everything(*make(shape, torch.float32, False, gamma != 1.0, seed=4), Options(gamma=gamma))
 
 
 # ---------------------------------------------------------------------------------------------------------- layouts

@@ -17,9 +17,16 @@ class Options:
     z_loss: float = 0.0
     softcap: float = 0.0
     temperature: float = 1.0
+    gamma: float | None = None  # a focal loss, else cross-entropy
+
+    @property
+    def loss(self) -> str:
+        return "cross_entropy" if self.gamma is None else "softmax_focal_loss"
 
     @property
     def parameters(self) -> list[float]:
+        if self.gamma is not None:
+            return [self.gamma]
         return [self.smoothing, self.z_loss, self.softcap, self.temperature]
 
 
@@ -39,9 +46,14 @@ def row_losses(
     soft = target.is_floating_point()
     if not soft:
         target = target.reshape(x.shape[:1] + x.shape[2:])
-    loss = F.cross_entropy(
-        z, target, weight, ignore_index=ignore_index, reduction="none", label_smoothing=options.smoothing
-    ).reshape(-1)
+    if options.gamma is None:
+        loss = F.cross_entropy(
+            z, target, weight, ignore_index=ignore_index, reduction="none", label_smoothing=options.smoothing
+        ).reshape(-1)
+    else:
+        log_p = F.log_softmax(z, 1)
+        terms = (1 - log_p.exp()) ** options.gamma * log_p
+        loss = F.nll_loss(terms, target, weight, ignore_index=ignore_index, reduction="none").reshape(-1)
     target = target.reshape(-1) if not soft else target
     counted = torch.ones_like(loss, dtype=torch.bool) if soft else target != ignore_index
     row_weight = torch.ones_like(loss)
