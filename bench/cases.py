@@ -37,8 +37,8 @@ class Case:
 
     @property
     def tensor_bytes(self) -> int:
-        """s, the bytes of the first argument."""
-        return torch.Size(self.shape).numel() * DTYPES[self.dtype].itemsize
+        """s, the bytes of the arguments that are differentiated."""
+        return self.loss.size(self.shape) * DTYPES[self.dtype].itemsize
 
     @property
     def bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch import Tensor
 import fastloss
 
 Shape = tuple[int, ...]
-Arguments = tuple[Tensor, ...]  # of one call; the loss is differentiated by the first one
+Arguments = tuple[Tensor, ...]  # of one call; the loss is differentiated by the first ones
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Loss:
     cuda_shapes: tuple[Shape, ...]  # on a GPU, whose caches and launch times ask for more
     options: Mapping[str, float | str] = field(default_factory=dict, hash=False)  # keywords in fastloss
     streams: int = 1  # tensors as large as the first argument that have to be read
+    differentiated: int = 1  # so many arguments, the first ones
+    size: Callable[[Shape], int] = math.prod  # elements of those arguments
 
     def __str__(self) -> str:
         return self.name

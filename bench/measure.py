@@ -62,8 +62,9 @@ def make_pool(case: Case, device: torch.device) -> Pool:
     if device.type == "cpu":
         count = max(1, min(64, -(-4 * last_level_cache_bytes(device) // case.tensor_bytes)))
     pool = [case.make_arguments(device, seed) for seed in range(count)]
-    for logits, *_ in pool:
-        logits.requires_grad_(case.mode == "forward_backward")
+    for arguments in pool:
+        for tensor in arguments[: case.loss.differentiated]:
+            tensor.requires_grad_(case.mode == "forward_backward")
     return pool
 
 

@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
 
+import torch
+import torch.nn.functional as F
+
 from .cases import Case
 from .steps import Pool, Step, Unavailable, in_place_step, loss_step
 
@@ -59,4 +62,19 @@ def quack(case: Case, pool: Pool) -> Step:
     return loss_step(case, pool, load("quack.cross_entropy", pool).cross_entropy)
 
 
-PEERS: dict[str, Callable[[Case, Pool], Step]] = {"liger": liger, "fla": fla, "quack": quack}
+def torch_chunked(case: Case, pool: Pool) -> Step:
+    """Torch's own linear_cross_entropy by chunks, from 2.13 on, with the options that it picks for the device."""
+    if case.loss.function != "linear_cross_entropy":
+        raise Unavailable("has linear_cross_entropy only")
+    if not hasattr(F, "linear_cross_entropy"):
+        raise Unavailable("torch has it from 2.13 on")
+    options = torch.nn.LinearCrossEntropyOptions()
+    return loss_step(case, pool, partial(F.linear_cross_entropy, options=options), note="auto")
+
+
+PEERS: dict[str, Callable[[Case, Pool], Step]] = {
+    "liger": liger,
+    "fla": fla,
+    "quack": quack,
+    "torch-chunked": torch_chunked,
+}

@@ -35,6 +35,18 @@ def _softmax_focal(logits: Tensor, target: Tensor) -> Tensor:
     return ((1 - log_p.exp()) ** 2 * -log_p).mean()
 
 
+def _linear(shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> Arguments:
+    """(N, H), (C, H), (N,) of a shape (N, H, C)"""
+    rows, features, classes = shape
+    target = torch.randint(classes, (rows,), generator=generator, device=generator.device)
+    weight = _logits((classes, features), dtype, generator) / features**0.5
+    return _logits((rows, features), dtype, generator), weight, target
+
+
+def _linear_cross_entropy(input: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(input, weight), target)
+
+
 LOSSES = (
     Loss(
         "cross_entropy",
@@ -91,5 +103,16 @@ LOSSES = (
         shapes=((1024, 32000),),
         cuda_shapes=((8192, 32000),),
         streams=2,
+    ),
+    Loss(
+        "linear_cross_entropy",
+        "linear_cross_entropy",
+        _linear_cross_entropy,
+        _linear,
+        # N, H, C: bound by three matrix products, so that "of copy" says little here
+        shapes=((4096, 512, 32000),),
+        cuda_shapes=((4096, 4096, 128256),),
+        differentiated=2,
+        size=lambda shape: (shape[0] + shape[2]) * shape[1],
     ),
 )

@@ -26,7 +26,7 @@ class Unavailable(Exception):
 class Step:
     """One provider, ready to run one case."""
 
-    run: Callable[[int], tuple[Tensor, Tensor | None]]  # one iteration on input i of the pool: (loss, gradient)
+    run: Callable[[int], tuple[Tensor, Tensor | None]]  # one iteration on input i of the pool: (loss, first gradient)
     context: Callable[[], AbstractContextManager[object]] = nullcontext  # entered around the iterations, not timed
     restore: Callable[[], None] = nothing  # called before each sample, not timed
     note: str = ""  # which configuration or backend answered
@@ -56,7 +56,7 @@ def loss_step(
     def forward_backward(i: int) -> tuple[Tensor, Tensor]:
         arguments = pool[i]
         value = loss(*arguments)
-        (gradient,) = torch.autograd.grad(value, arguments[0])
+        gradient, *_ = torch.autograd.grad(value, arguments[: case.loss.differentiated])
         return value.detach(), gradient
 
     return Step(forward_backward, context, note=note)

@@ -23,7 +23,7 @@ from fastloss.losses.binary import (
     sigmoid_focal_loss,
     soft_margin_loss,
 )
-from fastloss.losses.classification import cross_entropy, softmax_focal_loss
+from fastloss.losses.classification import cross_entropy, linear_cross_entropy, softmax_focal_loss
 from fastloss.losses.likelihood import (
     gaussian_nll_loss,
     kl_div,
@@ -54,6 +54,7 @@ __all__ = [
     "kl_div",
     "l1_loss",
     "laplace_nll_loss",
+    "linear_cross_entropy",
     "log_cosh_loss",
     "margin_ranking_loss",
     "mse_loss",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,22 +12,24 @@ from fastloss.dispatch import fused
 from fastloss.losses import original
 from fastloss.losses.precision import widened
 from fastloss.lowering import Parameter, autocast_applies
+from fastloss.skeletons.linear_row import LinearRow
 from fastloss.skeletons.row import Row
 
-__all__ = ["cross_entropy", "softmax_focal_loss"]
+__all__ = ["cross_entropy", "linear_cross_entropy", "softmax_focal_loss"]
 
 
-@fused(
-    Row(
-        parameters={
-            "label_smoothing": Parameter(0.0, high=1.0),
-            "z_loss": Parameter(0.0),
-            "softcap": Parameter(0.0),
-            "temperature": Parameter(1.0, low=1e-30),
-        },
-        drop_in=True,
-    )
+_CROSS_ENTROPY = Row(
+    parameters={
+        "label_smoothing": Parameter(0.0, high=1.0),
+        "z_loss": Parameter(0.0),
+        "softcap": Parameter(0.0),
+        "temperature": Parameter(1.0, low=1e-30),
+    },
+    drop_in=True,
 )
+
+
+@fused(_CROSS_ENTROPY)
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -126,6 +130,104 @@ def cross_entropy(
     if reduction == "none":
         return rows
     return rows.sum() if reduction == "sum" else rows.sum() / row_weight.sum()
+
+
+@fused(LinearRow(_CROSS_ENTROPY))
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: Any = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    accumulate_float32: bool = False,
+) -> Tensor:
+    r"""Softmax cross-entropy of the logits ``input @ linear_weight.T + linear_bias``, which are never stored whole.
+
+    A drop-in for :func:`torch.nn.functional.linear_cross_entropy` (new in torch 2.13; here with every torch): the last
+    layer of a classifier or a language model and its loss, at the value and the gradients of
+
+    .. math::
+        \mathrm{cross\_entropy}(x W^T + b,\; \mathrm{target}),
+
+    see :func:`cross_entropy`. The logits are computed chunk by chunk, 64 MiB of them at a time on a CPU and 256 MiB
+    elsewhere, and turned into gradients in place: beyond a chunk, forward and backward take the memory of the gradients
+    themselves. ``"mean"`` and ``"sum"`` take the three matrix products that torch takes too, all in forward. So does
+    ``"none"`` on a CPU, with two more in backward unless the upstream gradient is the same for all rows that count or
+    only ``input`` wants a gradient; elsewhere it takes four in all.
+
+    Args:
+        input: the features of each row.
+        linear_weight: the weights of each class.
+        target: class indices, or class probabilities in the dtype of the logits.
+        linear_bias: the bias of each class.
+        weight, reduction, label_smoothing, z_loss, softcap, temperature: as in :func:`cross_entropy`.
+        ignore_index: rows with this class index count for nothing; None: -100. Only for class indices.
+        options: a :class:`torch.nn.LinearCrossEntropyOptions`. Chunks are the rule here, with options or without;
+            ``batch_chunk_size`` is their number of rows, ``acc_dtype=torch.float32`` is ``accumulate_float32``, the
+            other fields trade memory for what costs nothing here.
+        accumulate_float32: for half types, sums the gradient of ``linear_weight`` over the chunks in float32, in two
+            more buffers of its shape. The products themselves accumulate as the matrix library does.
+
+    Shape:
+        - input: (H) or (N, H)
+        - linear_weight: (C, H), or (C, d1, ..., dk, H), which needs (N, H)
+        - target: (), (N) or (N, d1, ..., dk) of int64 in [0, C) or ``ignore_index``; or (C), (N, C) or
+          (N, C, d1, ..., dk)
+        - linear_bias: (C) or (C, d1, ..., dk)
+        - output: the shape of the class indices for ``"none"``, else ()
+
+    Returns:
+        The loss, in the dtype of ``input`` (float32 under autocast, with products in its half type). All rows ignored:
+        0 / 0 = NaN.
+
+    Raises:
+        Torch's exceptions for arguments that do not fit, and those of :func:`cross_entropy`.
+
+    Example:
+        >>> hidden, head = torch.randn(8, 4), torch.randn(10, 4, requires_grad=True)
+        >>> linear_cross_entropy(hidden, head, torch.arange(8)).backward()
+    """
+    if input.dim() < 1 or input.dim() > 2:
+        raise RuntimeError(f"expected input with dimensionality 1 or 2, got {input.dim()}")
+    if linear_weight.dim() < 2:
+        raise RuntimeError(f"expected linear_weight with dimensionality at least 2, got {linear_weight.dim()}")
+    if input.shape[-1] != linear_weight.shape[-1]:
+        raise RuntimeError(
+            "expected equal input and linear_weight last dimensions (in_features), "
+            f"got {input.shape[-1]} and {linear_weight.shape[-1]}, respectively"
+        )
+    classes = tuple(linear_weight.shape[:-1])  # (C, d1, ..., dk)
+    if linear_bias is not None and tuple(linear_bias.shape) != classes:
+        raise RuntimeError(f"expected linear_bias shape {classes}, got {tuple(linear_bias.shape)}")
+    if len(classes) > 1 and input.dim() == 1:
+        raise RuntimeError(
+            f"K-dimensional loss defined by linear_weight shape {tuple(linear_weight.shape)} requires"
+            f" batched input, (N, {input.shape[-1]}), got unbatched input with shape {tuple(input.shape)}"
+        )
+    shape = (*input.shape[:-1], *classes)
+    if ignore_index is not None and target.shape == shape:
+        raise RuntimeError("ignore_index cannot be specified when target contains probabilities")
+    bias = None if linear_bias is None else linear_bias.flatten()
+    logits = F.linear(input, linear_weight.flatten(0, -2), bias).reshape(shape)
+    return _CROSS_ENTROPY.signature.reference(
+        logits,
+        target,
+        weight,
+        reduction=reduction,
+        ignore_index=-100 if ignore_index is None else ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        temperature=temperature,
+    )
 
 
 @fused(Row(parameters={"gamma": Parameter(2.0)}, weight="alpha", index_targets_only=True))

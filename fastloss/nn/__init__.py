@@ -26,7 +26,7 @@ from fastloss.nn.binary import (
     SigmoidFocalLoss,
     SoftMarginLoss,
 )
-from fastloss.nn.classification import CrossEntropyLoss, SoftmaxFocalLoss
+from fastloss.nn.classification import CrossEntropyLoss, LinearCrossEntropyLoss, SoftmaxFocalLoss
 from fastloss.nn.likelihood import (
     GaussianNLLLoss,
     KLDivLoss,
@@ -62,6 +62,7 @@ __all__ = [
     "KTOLoss",
     "L1Loss",
     "LaplaceNLLLoss",
+    "LinearCrossEntropyLoss",
     "LogCoshLoss",
     "MSELoss",
     "MarginRankingLoss",
