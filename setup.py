@@ -175,9 +175,9 @@ class BuildBinaries(build_ext):
                 glue = f"{CXX_FLAGS} {STABLE_ABI} {torch_include}"
                 objects = [
                     build.object(csrc / "cpu" / f"{name}.cpp", glue)
-                    for name in ("row_operators", "pointwise_operators")
+                    for name in ("row_operators", "pointwise_operators", "pairs_operators")
                 ]
-                for skeleton in ("row", "pointwise"):
+                for skeleton in ("row", "pointwise", "pairs"):
                     objects += self.per_instruction_set(build, csrc / "cpu" / f"{skeleton}.cpp")
                 build.link(out, objects, f"-L{torch_root / 'lib'} -ltorch_cpu -lc10")
             else:
@@ -191,7 +191,7 @@ class BuildBinaries(build_ext):
         source, library = ROOT / "csrc" / "cuda", torch_root / "lib"
         include = f"-isystem {torch_root / 'include'} -isystem {home / 'include'}"
         glue_flags = f"{CXX_FLAGS} -DUSE_CUDA {STABLE_ABI} {include}"
-        glue = [build.object(source / f"{file}.cpp", glue_flags) for file in ("launch", "launch_pointwise")]
+        glue = [build.object(source / f"{file}.cpp", glue_flags) for file in ("launch", "launch_pointwise", "launch_pairs")]
         kernel_flags = f"-O3 -std=c++17 -Xcompiler -fPIC,-fvisibility=hidden {' '.join(architectures())}"
         objects = [build.object(file, kernel_flags, rule="nvcc") for file in sorted(source.glob("*.cu"))]
         runtime = f"-L{home / 'lib64'} -lcudart_static -lpthread -ldl -lrt"

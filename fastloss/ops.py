@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from fastloss.skeletons import pointwise_operators, row_operators
+from fastloss.skeletons import pairs_operators, pointwise_operators, row_operators
 
 NAMESPACES = ("fastloss", "fastloss_triton")
-_SKELETONS = {"row": row_operators, "pointwise": pointwise_operators}
+_SKELETONS = {"row": row_operators, "pointwise": pointwise_operators, "pairs": pairs_operators}
 _SCALE = "scale_"  # of a gradient by the upstream gradient, in place; of all skeletons
 
 

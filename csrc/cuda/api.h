@@ -123,6 +123,37 @@ long long fastloss_pointwise_scratch(const struct FastlossPointwiseCall* call);
 // Whatever of losses, sum, gradients and metrics the call has a place for.
 int fastloss_pointwise(const struct FastlossPointwiseCall* call, const struct FastlossDevice* device);
 
+enum { FASTLOSS_PAIRS_OPERANDS = 2 };
+
+// (rows, elements of a row), by strides in elements.
+struct FastlossPairsTensor {
+  void* data;
+  int dtype;
+  long long row, step;
+};
+
+// One call of the pairs operator; fastloss/skeletons/pairs_operators.py says what it computes. "A" is float64 if
+// in_double, else float32.
+struct FastlossPairsCall {
+  const char* loss;          // name of the functor
+  const double* parameters;  // (parameter_count,) on the host
+  int parameter_count;
+  int operand_count;
+  int in_double;  // is the source or the target float64?
+  int reduce;
+  long long rows, sources, targets;  // none is 0
+  struct FastlossPairsTensor source, target, operand[FASTLOSS_PAIRS_OPERANDS];
+  void* gradient;          // (rows, sources), contiguous, of the source's dtype; null: not wanted
+  const void* row_factor;  // (rows,) of A, or null
+  double factor;
+  void* losses;     // of A: () if reduce, else (rows,)
+  double* scratch;  // fastloss_pairs_scratch(call) of them
+};
+
+long long fastloss_pairs_scratch(const struct FastlossPairsCall* call);
+
+int fastloss_pairs(const struct FastlossPairsCall* call, const struct FastlossDevice* device);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif

@@ -1,5 +1,6 @@
 """Losses of reinforcement learning."""
 
 from fastloss.losses.rl.policy import ppo_clip_loss, ppo_loss, value_clip_loss
+from fastloss.losses.rl.quantile import iqn_loss, quantile_huber_loss
 
-__all__ = ["ppo_clip_loss", "ppo_loss", "value_clip_loss"]
+__all__ = ["iqn_loss", "ppo_clip_loss", "ppo_loss", "quantile_huber_loss", "value_clip_loss"]

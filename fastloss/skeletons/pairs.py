@@ -1,0 +1,188 @@
+"""Losses over all pairs of a source and a target element within a row: from arguments to operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastloss.losses.aggregation import weights
+from fastloss.lowering import (
+    DEVICES,
+    DTYPES,
+    EMPTY,
+    Invalid,
+    Parameter,
+    Signature,
+    autocast_applies,
+    differentiation_refused,
+)
+from fastloss.skeletons.pairs_autograd import REFERENCES, pairs_loss
+from fastloss.skeletons.pairs_operators import PairsOperands, accumulator
+
+
+class PairsCall(NamedTuple):
+    """A call of a loss over pairs, ready for an operator."""
+
+    source: Tensor  # (rows, N)
+    operands: PairsOperands
+    dtype: torch.dtype  # of the returned loss
+    shape: torch.Size  # of the returned loss where reduction is none
+
+    @property
+    def device_type(self) -> str:
+        return self.source.device.type
+
+    def run(self, namespace: str) -> Tensor:
+        """Computes the loss with the operators of a namespace, differentiably."""
+        loss = pairs_loss(self.source, self.operands, namespace)
+        if loss.dtype != self.dtype:
+            loss = loss.to(self.dtype)
+        return loss if self.operands.reduce or loss.shape == self.shape else loss.view(self.shape)
+
+
+class Pairs:
+    """What :func:`fastloss.dispatch.fused` has to know of a loss over all pairs of elements within a row.
+
+    The first two arguments are the sources (*, N), which are differentiated, and the targets (*, M), which are not. The
+    functor (csrc/losses/pairs.h) and the Triton helper are found under the function's own name. These arguments mean
+    the same in every loss: ``reduction``, ``weights``, ``mask``, ``normalizer``.
+
+    Args:
+        operands: names of the arguments that belong to a source, (N) or (*, N), in the functor's order; constants.
+        parameters: the hyper-parameters that the kernels take, in the order in which they take them.
+        prepare: rewrites the arguments of a call (by name, defaults not filled in) before they are lowered. Its result
+            must be as good an argument of the body.
+    """
+
+    def __init__(
+        self,
+        *,
+        operands: tuple[str, ...],
+        parameters: Mapping[str, Parameter],
+        prepare: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self.operands = operands
+        self.parameters = parameters
+        self.prepare = prepare
+
+    def attach(self, reference: Callable[..., Any]) -> None:
+        self.signature = Signature(reference, self.parameters)
+        self._names = (*self.signature.arguments[:2], *self.operands)
+        REFERENCES[self.signature.name] = self
+
+    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the reference body answers."""
+        return self.signature.reference(*args, **kwargs)
+
+    def on_operands(self, call: PairsOperands, source: Tensor) -> Tensor:
+        """The reference body on a skeleton's operands, in terms of `source` (which may be differentiated)."""
+        arguments = dict(zip(self._names, (source, call.target, *call.operands), strict=True))
+        parameters = dict(zip(self.parameters, call.parameters, strict=True))
+        losses = self.signature.reference(**arguments, **parameters, mask=call.row_factor, reduction="none")
+        return (losses.sum() if call.reduce else losses) * call.factor
+
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> PairsCall | str:
+        bound = self.signature.bind(args, kwargs)
+        if bound is None:
+            return Invalid("the arguments do not match the signature")
+        if self.prepare is not None:
+            bound = self.prepare(bound)
+        reason = differentiation_refused()
+        if reason is not None:
+            return reason
+        tensors = [bound.get(name) for name in self._names]
+        reason = _refused(tensors, self._names)
+        if reason is not None:
+            return reason
+        source, target, *operands = tensors
+        rows = source.shape[:-1]
+        if source.dim() == 0 or target.dim() == 0 or target.shape[:-1] != rows:
+            return Invalid("source and target differ in a dimension other than the last")
+        if any(x.shape != source.shape and x.shape != source.shape[-1:] for x in operands):
+            return Invalid("an operand of the sources does not have their shape")
+        if source.numel() == 0 or target.numel() == 0:
+            return EMPTY
+        parameters = self.signature.parameter_values(bound)
+        if isinstance(parameters, str):
+            return parameters
+        reduction = bound.get("reduction", "mean")
+        if reduction not in ("none", "mean", "sum"):
+            return Invalid(f"no reduction {reduction!r}")
+        weighting = _weighting(reduction, rows, bound, source, accumulator(source, target))
+        if isinstance(weighting, str):
+            return weighting
+        factor, row_factor = weighting
+        return PairsCall(
+            _rows(source),
+            PairsOperands(
+                _rows(_constant(target)),
+                [_constant(x) if x.dim() == 1 else _rows(_constant(x)) for x in operands],
+                row_factor,
+                self.signature.name,
+                parameters,
+                factor,
+                reduction != "none",
+            ),
+            torch.float32 if autocast_applies(source) else torch.promote_types(source.dtype, target.dtype),
+            rows,
+        )
+
+
+def _refused(tensors: list[Any], names: tuple[str, ...]) -> str | None:
+    """Why the kernels do not take these as source, target and operands."""
+    for x, name in zip(tensors, names, strict=True):
+        if not isinstance(x, Tensor):
+            return Invalid(f"{name} is no tensor")
+        if x.device != tensors[0].device:
+            return Invalid("the tensors are on different devices")
+        if x.dtype not in DTYPES:
+            return f"no kernels for {name} of {x.dtype}"
+        if x.layout is not torch.strided:
+            return f"no kernels for the layout {x.layout}"
+    device = tensors[0].device.type
+    return None if device in DEVICES else f"no kernels for {device} tensors"
+
+
+def _constant(tensor: Tensor) -> Tensor:
+    return tensor.detach() if tensor.requires_grad else tensor
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(*, N) -> (rows, N)"""
+    return tensor if tensor.dim() == 2 else tensor.reshape(-1, tensor.shape[-1])
+
+
+def _weighting(
+    reduction: str, rows: torch.Size, bound: dict[str, Any], source: Tensor, dtype: torch.dtype
+) -> tuple[float, Tensor | None] | str:
+    """(factor of all rows, factors of the rows or None)"""
+    mask, row_weights, normalizer = bound.get("mask"), bound.get("weights"), bound.get("normalizer")
+    for x in (mask, row_weights):
+        if x is None:
+            continue
+        if not isinstance(x, Tensor) or x.device != source.device:
+            return Invalid("the weights of the rows are no tensor on the device of the source")
+        if x.requires_grad:
+            return "the weights of the rows require a gradient"
+        if x.is_complex():
+            return Invalid("the weights of the rows are complex")
+        if x.dim() > len(rows) or any(n not in (1, m) for n, m in zip(x.shape[::-1], rows[::-1], strict=False)):
+            return Invalid("the weights of the rows do not broadcast to them")
+    if isinstance(normalizer, Tensor) and (normalizer.dim() or normalizer.device != source.device):
+        return Invalid("the normalizer is not a number or a 0-d tensor on the device of the source")
+    try:
+        factor, scale = weights(reduction, rows, mask, normalizer)
+    except ValueError as error:
+        return Invalid(str(error))
+    if scale is not None and scale.requires_grad:
+        return "the normalizer requires a gradient"
+    total = scale
+    for x in (row_weights, mask):
+        if x is not None:  # 0 stays 0, whatever the scale
+            total = x.to(dtype) if total is None else torch.where(x != 0, total * x, 0)
+    if total is not None:
+        total = total.to(dtype).expand(rows).reshape(-1).contiguous()
+    return factor, total

@@ -1,0 +1,107 @@
+"""Losses over all pairs of elements within a row, in Triton: the kernel and the launcher of the operator
+(fastloss/skeletons/pairs_operators.py).
+
+A program has some sources of one row and walks over the row's targets; the pairs are in registers only. Losses and
+derivatives are added up for each place of the tile, so that a long row costs no accuracy, then across the tile. Programs
+write partial losses, which are added in their order. The plan of a launch follows from the shape alone; its constants
+come from registers as compiled, nothing here has been measured on a GPU yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastloss.skeletons.pairs_operators import accumulator, empty_results
+
+from .common import constant, kernel_constants, on_device, sum_rows
+from .pairs_losses import LOSSES, pairs_loss
+
+__all__ = ["pairs"]
+
+SOURCES, TARGETS = 32, 64  # of a tile: 16 pairs a thread
+WARPS = 4
+
+
+@triton.jit
+def read(tensor, row, row_stride, index, stride, mask, A: tl.constexpr):
+    """0 where masked; half types by way of fp32, because not every target converts them to fp64."""
+    value = tl.load(tensor + row * row_stride + index.to(tl.int64) * stride, mask=mask, other=0.0)
+    if A == tl.float64 and (value.dtype == tl.bfloat16 or value.dtype == tl.float16):
+        value = value.to(tl.float32)
+    return value.to(A)
+
+
+@triton.jit(
+    do_not_specialize=["sources", "targets", "blocks", "source_strides", "target_strides", "operand_strides", "factor"]
+)
+def pairs_kernel(
+    source, target, operands, row_factor, factor, constants, loss, gradient,
+    sources, targets, blocks, source_strides, target_strides, operand_strides,
+    LOSS: tl.constexpr, SOURCES: tl.constexpr, TARGETS: tl.constexpr, A: tl.constexpr,
+):  # fmt: skip
+    """loss[program] = the program's share of its row's loss; gradient (rows, sources), contiguous, or None."""
+    program = tl.program_id(0)
+    row = program.to(tl.int64) // blocks
+    i = program % blocks * SOURCES + tl.arange(0, SOURCES)
+    exists = i < sources
+    s = read(source, row, source_strides[0], i, source_strides[1], exists, A)[:, None]
+    x = ()
+    for k in tl.static_range(len(operands)):
+        x += (read(operands[k], row, operand_strides[k][0], i, operand_strides[k][1], exists, A)[:, None],)
+    p = [None if number is None else constant(number, A).to(A) for number in constants]
+    f = constant(factor, A).to(A)
+    there = True
+    if row_factor is not None:
+        of_row = tl.load(row_factor + row)
+        f = f * of_row
+        there = of_row != 0.0
+    losses = tl.zeros((SOURCES, TARGETS), A)
+    slopes = tl.zeros((SOURCES, TARGETS), A)
+    for first in range(0, targets, TARGETS):
+        j = first + tl.arange(0, TARGETS)
+        t = read(target, row, target_strides[0], j, target_strides[1], j < targets, A)[None, :]
+        value, slope = pairs_loss(LOSS, s, t, x, p)
+        counted = exists[:, None] & (j < targets)[None, :] & there
+        losses += tl.where(counted, value, 0.0)
+        slopes += tl.where(counted, slope, 0.0)
+    total = tl.sum(tl.sum(losses, axis=1), axis=0)
+    tl.store(loss + program, tl.where(there, f * total, 0.0))
+    if gradient is not None:
+        value = tl.where(there, f * tl.sum(slopes, axis=1), 0.0)
+        if A == tl.float64 and (gradient.dtype.element_ty == tl.bfloat16 or gradient.dtype.element_ty == tl.float16):
+            value = value.to(tl.float32)
+        tl.store(gradient + row * sources + i, value.to(gradient.dtype.element_ty), mask=exists)
+
+
+def strides(tensor: Tensor) -> tuple[int, int]:
+    """Along the rows, 0 where all share one; along the elements."""
+    return (0, tensor.stride(0)) if tensor.dim() == 1 else (tensor.stride(0), tensor.stride(1))
+
+
+def pairs(
+    source: Tensor, target: Tensor, operands: Sequence[Tensor], row_factor: Tensor | None, loss: str,
+    parameters: Sequence[float], factor: float, reduce: bool, wanted: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(loss, gradient): loss (rows,) or their sum, the gradient by the source if it is wanted."""
+    (rows, sources), targets = source.shape, target.shape[1]
+    dtype = accumulator(source, target)
+    losses, gradient = empty_results(source, target, reduce, wanted)
+    tile = (min(SOURCES, triton.next_power_of_2(sources)), min(TARGETS, triton.next_power_of_2(targets)))
+    blocks = triton.cdiv(sources, tile[0])
+    partial = losses if not reduce and blocks == 1 else losses.new_empty(rows * blocks)
+    with on_device(source):
+        pairs_kernel[(rows * blocks,)](
+            source, target, tuple(operands), row_factor, *kernel_constants((factor / targets,), dtype),
+            kernel_constants(LOSSES[loss](parameters), dtype), partial, gradient if wanted else None,
+            sources, targets, blocks, strides(source), strides(target), tuple(strides(x) for x in operands),
+            LOSS=loss, SOURCES=tile[0], TARGETS=tile[1], A=tl.float64 if dtype == torch.float64 else tl.float32,
+            num_warps=WARPS if tile[0] * tile[1] >= 256 * WARPS else 1,
+        )  # fmt: skip
+        if reduce:
+            return sum_rows(partial, None), gradient
+    return partial if blocks == 1 else partial.view(rows, blocks).sum(1), gradient
