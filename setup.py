@@ -191,7 +191,7 @@ class BuildBinaries(build_ext):
         source, library = ROOT / "csrc" / "cuda", torch_root / "lib"
         include = f"-isystem {torch_root / 'include'} -isystem {home / 'include'}"
         glue_flags = f"{CXX_FLAGS} -DUSE_CUDA {STABLE_ABI} {include}"
-        glue = [build.object(source / f"{file}.cpp", glue_flags) for file in ("launch", "launch_pointwise", "launch_pairs")]
+        glue = [build.object(file, glue_flags) for file in sorted(source.glob("launch*.cpp"))]
         kernel_flags = f"-O3 -std=c++17 -Xcompiler -fPIC,-fvisibility=hidden {' '.join(architectures())}"
         objects = [build.object(file, kernel_flags, rule="nvcc") for file in sorted(source.glob("*.cu"))]
         runtime = f"-L{home / 'lib64'} -lcudart_static -lpthread -ldl -lrt"

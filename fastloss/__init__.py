@@ -33,6 +33,7 @@ from fastloss.functional import (
     softmax_focal_loss,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
+    vicreg_loss,
 )
 from fastloss.nn import (
     AdaptiveLogSoftmaxWithLoss,
@@ -47,6 +48,7 @@ from fastloss.nn import (
     HingeEmbeddingLoss,
     HingeLoss,
     HuberLoss,
+    IQNLoss,
     KLDivLoss,
     KLPenalty,
     KTOLoss,
@@ -64,6 +66,7 @@ from fastloss.nn import (
     PoissonNLLLoss,
     PPOClipLoss,
     PPOLoss,
+    QuantileHuberLoss,
     QuantileLoss,
     RewardModelLoss,
     SigmoidFocalLoss,
@@ -73,6 +76,7 @@ from fastloss.nn import (
     TripletMarginLoss,
     TripletMarginWithDistanceLoss,
     ValueClipLoss,
+    VICRegLoss,
 )
 from fastloss.patching import patch, patched, unpatch
 
@@ -91,6 +95,7 @@ __all__ = [
     "HingeEmbeddingLoss",
     "HingeLoss",
     "HuberLoss",
+    "IQNLoss",
     "KLDivLoss",
     "KLPenalty",
     "KTOLoss",
@@ -108,6 +113,7 @@ __all__ = [
     "PPOClipLoss",
     "PPOLoss",
     "PoissonNLLLoss",
+    "QuantileHuberLoss",
     "QuantileLoss",
     "RewardModelLoss",
     "SigmoidFocalLoss",
@@ -116,6 +122,7 @@ __all__ = [
     "SoftMarginLoss",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
+    "VICRegLoss",
     "ValueClipLoss",
     "__version__",
     "alignment",
@@ -156,4 +163,5 @@ __all__ = [
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "unpatch",
+    "vicreg_loss",
 ]

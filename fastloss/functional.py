@@ -39,6 +39,7 @@ from fastloss.losses.regression import (
     quantile_loss,
     smooth_l1_loss,
 )
+from fastloss.losses.self_supervised import vicreg_loss
 
 __all__ = [
     "binary_cross_entropy",
@@ -70,4 +71,5 @@ __all__ = [
     "softmax_focal_loss",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
+    "vicreg_loss",
 ]

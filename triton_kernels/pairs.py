@@ -2,9 +2,9 @@
 (fastloss/skeletons/pairs_operators.py).
 
 A program has some sources of one row and walks over the row's targets; the pairs are in registers only. Losses and
-derivatives are added up for each place of the tile, so that a long row costs no accuracy, then across the tile. Programs
-write partial losses, which are added in their order. The plan of a launch follows from the shape alone; its constants
-come from registers as compiled, nothing here has been measured on a GPU yet.
+derivatives are added up for each place of the tile, so that a long row costs no accuracy, then across the tile.
+Programs write partial losses, which are added in their order. The plan of a launch follows from the shape alone; its
+constants come from registers as compiled, nothing here has been measured on a GPU yet.
 """
 
 from __future__ import annotations

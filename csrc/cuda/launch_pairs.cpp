@@ -33,8 +33,7 @@ std::tuple<Tensor, Tensor> pairs(Tensor source, Tensor target, std::vector<Tenso
   call.targets = target.size(1);
   call.source = pairs_tensor(source, call.rows, call.sources);
   call.target = pairs_tensor(target, call.rows, call.targets);
-  for (size_t k = 0; k < operands.size(); ++k)
-    call.operand[k] = pairs_tensor(operands[k], call.rows, call.sources);
+  for (size_t k = 0; k < operands.size(); ++k) call.operand[k] = pairs_tensor(operands[k], call.rows, call.sources);
   call.in_double = call.source.dtype == FASTLOSS_FLOAT64 || call.target.dtype == FASTLOSS_FLOAT64;
   call.row_factor = data_of(row_factor);
   call.factor = factor;

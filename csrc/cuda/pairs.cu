@@ -143,12 +143,20 @@ int run_pairs(const FastlossPairsCall& call, const FastlossDevice& device) {
   if (call.parameter_count != Functor::parameters) return FASTLOSS_WRONG_PARAMETERS;
   if (call.operand_count != Functor::operands) return FASTLOSS_WRONG_OPERANDS;
   const GpuStream stream = static_cast<GpuStream>(device.stream);
-  PairsJob<Functor> job = {Functor(call.parameters), view_of(call.source), view_of(call.target), {}, call.gradient,
-                           static_cast<const A*>(call.row_factor), call.factor / double(call.targets), call.sources,
-                           call.targets, tiles_of(call), call.rows * tiles_of(call), call.scratch};
+  PairsJob<Functor> job = {Functor(call.parameters),
+                           view_of(call.source),
+                           view_of(call.target),
+                           {},
+                           call.gradient,
+                           static_cast<const A*>(call.row_factor),
+                           call.factor / double(call.targets),
+                           call.sources,
+                           call.targets,
+                           tiles_of(call),
+                           call.rows * tiles_of(call),
+                           call.scratch};
   for (int k = 0; k < Functor::operands; ++k) job.operand[k] = view_of(call.operand[k]);
-  const int status =
-      launch(pairs_kernel<Functor>, dim3(blocks_for(job.tasks)), dim3(kPairsThreads), 1, 0, stream, job);
+  const int status = launch(pairs_kernel<Functor>, dim3(blocks_for(job.tasks)), dim3(kPairsThreads), 1, 0, stream, job);
   if (status != 0) return status;
   A* const loss = static_cast<A*>(call.losses);
   if (call.reduce) {

@@ -20,8 +20,8 @@ struct Pair {
   V derivative;  // by the source
 };
 
-// |tau - [u < 0]| H(u), with u = target - source and Huber's H(u) = u^2 / 2 up to kappa, kappa (|u| - kappa / 2) beyond;
-// |u| for kappa = 0. Operand: tau.
+// |tau - [u < 0]| H(u), with u = target - source and Huber's H(u) = u^2 / 2 up to kappa, kappa (|u| - kappa / 2)
+// beyond; |u| for kappa = 0. Operand: tau.
 template <class Accumulator>
 struct QuantileHuber {
   using A = Accumulator;

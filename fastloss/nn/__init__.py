@@ -42,7 +42,8 @@ from fastloss.nn.regression import (
     QuantileLoss,
     SmoothL1Loss,
 )
-from fastloss.nn.rl import PPOClipLoss, PPOLoss, ValueClipLoss
+from fastloss.nn.rl import IQNLoss, PPOClipLoss, PPOLoss, QuantileHuberLoss, ValueClipLoss
+from fastloss.nn.self_supervised import VICRegLoss
 
 __all__ = [
     "AdaptiveLogSoftmaxWithLoss",
@@ -57,6 +58,7 @@ __all__ = [
     "HingeEmbeddingLoss",
     "HingeLoss",
     "HuberLoss",
+    "IQNLoss",
     "KLDivLoss",
     "KLPenalty",
     "KTOLoss",
@@ -75,6 +77,7 @@ __all__ = [
     "PPOClipLoss",
     "PPOLoss",
     "PoissonNLLLoss",
+    "QuantileHuberLoss",
     "QuantileLoss",
     "RewardModelLoss",
     "SigmoidFocalLoss",
@@ -84,5 +87,6 @@ __all__ = [
     "SoftmaxFocalLoss",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
+    "VICRegLoss",
     "ValueClipLoss",
 ]

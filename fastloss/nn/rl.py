@@ -11,7 +11,7 @@ from fastloss import rl
 from fastloss.losses.terms import Terms
 from fastloss.nn.base import FunctionLoss
 
-__all__ = ["PPOClipLoss", "PPOLoss", "ValueClipLoss"]
+__all__ = ["IQNLoss", "PPOClipLoss", "PPOLoss", "QuantileHuberLoss", "ValueClipLoss"]
 
 
 class PPOClipLoss(FunctionLoss):
@@ -138,3 +138,49 @@ class PPOLoss(FunctionLoss):
         return self.call(
             logp, old_logp, advantages, values, returns, entropy, old_values, mask=mask, normalizer=normalizer
         )
+
+
+class QuantileHuberLoss(FunctionLoss):
+    """Quantile Huber loss of QR-DQN, the Module of :func:`fastloss.rl.quantile_huber_loss`."""
+
+    function = staticmethod(rl.quantile_huber_loss)
+    __constants__ = ["kappa", "reduction"]
+
+    def __init__(self, *, kappa: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self.kappa = kappa
+
+    def forward(
+        self,
+        quantiles: Tensor,
+        target_quantiles: Tensor,
+        tau: Tensor | None = None,
+        *,
+        weights: Tensor | None = None,
+        mask: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
+    ) -> Tensor:
+        return self.call(quantiles, target_quantiles, tau, weights=weights, mask=mask, normalizer=normalizer)
+
+
+class IQNLoss(FunctionLoss):
+    """Loss of implicit quantile networks, the Module of :func:`fastloss.rl.iqn_loss`."""
+
+    function = staticmethod(rl.iqn_loss)
+    __constants__ = ["kappa", "reduction"]
+
+    def __init__(self, *, kappa: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self.kappa = kappa
+
+    def forward(
+        self,
+        quantiles: Tensor,
+        target_quantiles: Tensor,
+        tau: Tensor,
+        *,
+        weights: Tensor | None = None,
+        mask: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
+    ) -> Tensor:
+        return self.call(quantiles, target_quantiles, tau, weights=weights, mask=mask, normalizer=normalizer)

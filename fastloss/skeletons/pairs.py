@@ -18,6 +18,7 @@ from fastloss.lowering import (
     Signature,
     autocast_applies,
     differentiation_refused,
+    wraps,
 )
 from fastloss.skeletons.pairs_autograd import REFERENCES, pairs_loss
 from fastloss.skeletons.pairs_operators import PairsOperands, accumulator
@@ -142,6 +143,8 @@ def _refused(tensors: list[Any], names: tuple[str, ...]) -> str | None:
             return f"no kernels for {name} of {x.dtype}"
         if x.layout is not torch.strided:
             return f"no kernels for the layout {x.layout}"
+        if wraps(x):
+            return f"no kernels for {type(x).__name__}"
     device = tensors[0].device.type
     return None if device in DEVICES else f"no kernels for {device} tensors"
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fastloss.autograd import scaled
+from fastloss.autograd import scaled, transformed
 from fastloss.skeletons.pairs_operators import PairsOperands, accumulator
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class _Eager(Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         source, target, row_factor, *per_source = ctx.saved_tensors
         operands = PairsOperands(target, per_source, row_factor, *ctx.rest)
-        if torch.is_grad_enabled():  # create_graph=True
+        if transformed(upstream):
             return _differentiable_gradient(upstream, source, operands), None, None
         if not operands.reduce:
             return ctx.operators.pairs(source, *_with_upstream(operands, upstream, source), True)[1], None, None

@@ -2,8 +2,8 @@
 
 ``source``: (rows, N), ``target``: (rows, M), ``operands``: (N,) or (rows, N) each; floating-point, of any dtypes and
 strides. The arithmetic is in the accumulator dtype: float64 if the source or the target is, else float32.
-``row_factor``: (rows,) in the accumulator dtype, contiguous, or None: all 1. A row of factor 0 is not there, whatever it
-holds.
+``row_factor``: (rows,) in the accumulator dtype, contiguous, or None: all 1. A row of factor 0 is not there, whatever
+it holds.
 ``loss``: factor * row_factor_b * sum_i mean_j f(source_bi, target_bj, operands_bi), in the accumulator dtype; of each
 row, or, if ``reduce``, their sum.
 ``gradient``: of the sum over the rows by the source, contiguous and in its dtype, if it is ``wanted``; else (0,).
@@ -75,9 +75,7 @@ def vmap_rules(ops: Any) -> dict[str, Any]:
         if row_factor is not None:
             row_factor = _flat(row_factor, in_dims[3], size).contiguous()
         source, target = _flat(source, in_dims[0], size), _flat(target, in_dims[1], size)
-        losses, gradient = ops.pairs(
-            source, target, operands, row_factor, loss, parameters, factor, False, wanted
-        )
+        losses, gradient = ops.pairs(source, target, operands, row_factor, loss, parameters, factor, False, wanted)
         losses = losses.unflatten(0, (size, rows))
         loss = losses.sum(1) if reduce else losses
         return (loss, gradient.unflatten(0, (size, rows)) if wanted else gradient), (0, 0 if wanted else None)

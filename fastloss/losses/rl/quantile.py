@@ -47,11 +47,13 @@ def _quantile_regression(
 ) -> Tensor:
     if quantiles.dim() == 0 or target_quantiles.dim() == 0 or quantiles.shape[:-1] != target_quantiles.shape[:-1]:
         raise ValueError(
-            f"quantiles {tuple(quantiles.shape)} and target_quantiles {tuple(target_quantiles.shape)} must agree in all "
-            "dimensions but the last"
+            "quantiles and target_quantiles must agree in all dimensions but the last, "
+            f"got {tuple(quantiles.shape)} and {tuple(target_quantiles.shape)}"
         )
     if tau.shape not in (quantiles.shape, quantiles.shape[-1:]):
-        raise ValueError(f"tau {tuple(tau.shape)} must have the shape of quantiles {tuple(quantiles.shape)} or its last")
+        raise ValueError(
+            f"tau must be {tuple(quantiles.shape[-1:])} or {tuple(quantiles.shape)}, got {tuple(tau.shape)}"
+        )
     if not 0 <= kappa < math.inf:
         raise ValueError(f"kappa must be a number that is at least 0, got {kappa}")
     dtype = torch.float32 if autocast_applies(quantiles) else result_dtype(quantiles, target_quantiles)
@@ -136,9 +138,7 @@ def quantile_huber_loss(
         2.5
     """
     tau = _midpoints(quantiles) if tau is None else tau
-    return _quantile_regression(
-        quantiles, target_quantiles, tau, kappa, 1.0, reduction, weights, mask, normalizer
-    )
+    return _quantile_regression(quantiles, target_quantiles, tau, kappa, 1.0, reduction, weights, mask, normalizer)
 
 
 @fused(Pairs(operands=("tau",), parameters={"kappa": _KAPPA}))
@@ -192,6 +192,4 @@ def iqn_loss(
         1.25
     """
     scale = 1 / kappa if kappa > 0 else 1.0
-    return _quantile_regression(
-        quantiles, target_quantiles, tau, kappa, scale, reduction, weights, mask, normalizer
-    )
+    return _quantile_regression(quantiles, target_quantiles, tau, kappa, scale, reduction, weights, mask, normalizer)
