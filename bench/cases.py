@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from . import pointwise_losses, row_losses
+from . import pairs_losses, pointwise_losses, row_losses
 from .loss import Arguments, Loss, Shape
 
-LOSSES = (*row_losses.LOSSES, *pointwise_losses.LOSSES)
+LOSSES = (*row_losses.LOSSES, *pointwise_losses.LOSSES, *pairs_losses.LOSSES)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # forward           the loss alone, under no_grad
@@ -39,6 +39,11 @@ class Case:
     def tensor_bytes(self) -> int:
         """s, the bytes of the arguments that are differentiated."""
         return self.loss.size(self.shape) * DTYPES[self.dtype].itemsize
+
+    @property
+    def footprint(self) -> int:
+        """Bytes that torch's way touches; what decides whether a case is larger than a cache."""
+        return self.tensor_bytes * (self.shape[-1] if self.loss.pairs else 1)
 
     @property
     def bytes(self) -> int:

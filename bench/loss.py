@@ -31,6 +31,8 @@ class Loss:
     streams: int = 1  # tensors as large as the first argument that have to be read
     differentiated: int = 1  # so many arguments, the first ones
     size: Callable[[Shape], int] = math.prod  # elements of those arguments
+    exact_function: Callable[..., Tensor] | None = None  # torch_function in less memory, for float64
+    pairs: bool = False  # does torch make (B, N, N) of the arguments (B, N)?
 
     def __str__(self) -> str:
         return self.name

@@ -60,7 +60,7 @@ def make_pool(case: Case, device: torch.device) -> Pool:
     """
     count = 1
     if device.type == "cpu":
-        count = max(1, min(64, -(-4 * last_level_cache_bytes(device) // case.tensor_bytes)))
+        count = max(1, min(64, -(-4 * last_level_cache_bytes(device) // case.footprint)))
     pool = [case.make_arguments(device, seed) for seed in range(count)]
     for arguments in pool:
         for tensor in arguments[: case.loss.differentiated]:
@@ -71,9 +71,10 @@ def make_pool(case: Case, device: torch.device) -> Pool:
 def exact(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor | None]:
     """Loss and gradient of the torch formula in float64."""
     logits, *rest = (tensor.detach().double() if tensor.is_floating_point() else tensor for tensor in arguments)
+    function = case.loss.exact_function or case.loss.torch_function
     if case.mode == "forward":
-        return case.loss.torch_function(logits, *rest), None
-    value = case.loss.torch_function(logits.requires_grad_(), *rest)
+        return function(logits, *rest), None
+    value = function(logits.requires_grad_(), *rest)
     return value.detach(), torch.autograd.grad(value, logits)[0]
 
 

@@ -28,6 +28,8 @@ SCHEMAS = [
     "scale_(Tensor(a!) tensor, Tensor factor) -> ()",
     f"pointwise({POINTWISE}, bool reduce, bool measure, int dtype) -> (Tensor, Tensor, Tensor[])",
     f"pointwise_backward(Tensor upstream, {POINTWISE}) -> Tensor[]",
+    "pairs(Tensor source, Tensor target, Tensor[] operands, Tensor? row_factor, str loss, float[] parameters, "
+    "float factor, bool reduce, bool wanted) -> (Tensor, Tensor)",
 ]
 PLAIN = [0.0, 0.0, 0.0, 1.0]
 
@@ -135,6 +137,39 @@ def check_all_pointwise() -> int:
     return len(cases)
 
 
+def check_pairs() -> None:
+    """Quantile Huber loss against torch, and the calls that are refused."""
+    for source, target in (
+        (torch.randn(5, 40), torch.randn(5, 7)),
+        (torch.randn(8, 3).T.bfloat16(), torch.randn(3, 9)),
+    ):
+        tau, factors = torch.rand(source.shape[1]), torch.rand(len(source))
+        leaf = source.double().requires_grad_()
+        error = target.double().unsqueeze(1) - leaf.unsqueeze(2)
+        huber = F.huber_loss(error, torch.zeros_like(error), reduction="none")
+        expected = factors * ((tau.double()[:, None] - (error.detach() < 0).double()).abs() * huber).mean(2).sum(1)
+        how = (source, target, [tau], factors, "quantile_huber_loss", [1.0], 1.0)
+        losses, gradient = torch.ops.fastloss.pairs(*how, False, True)
+        torch.testing.assert_close(losses, expected.float())
+        (wanted,) = torch.autograd.grad(expected.sum(), leaf)
+        assert gradient.dtype == source.dtype
+        assert gradient.is_contiguous()
+        torch.testing.assert_close(gradient, wanted.to(source.dtype), rtol=2 * torch.finfo(source.dtype).eps, atol=1e-6)
+        total, nothing = torch.ops.fastloss.pairs(*how, True, False)
+        torch.testing.assert_close(total, expected.sum().float())
+        assert nothing.shape == (0,)
+        for change, message in [
+            ({4: "unheard_of"}, "no such loss"),
+            ({5: [1.0, 2.0]}, "wrong number of parameters"),
+            ({2: [tau, tau]}, "wrong number of operands"),
+            ({2: [tau[:2]]}, "do not fit"),
+            ({1: target[:2]}, "do not fit"),
+            ({1: target.long()}, "floating-point"),
+        ]:
+            with pytest.raises(RuntimeError, match=message):
+                torch.ops.fastloss.pairs(*(change.get(i, argument) for i, argument in enumerate(how)), True, True)
+
+
 def main(key: str, *libraries: str) -> None:
     definitions = torch.library.Library("fastloss", "DEF")
     for schema in SCHEMAS:
@@ -162,6 +197,7 @@ def main(key: str, *libraries: str) -> None:
         ]:
             with pytest.raises(RuntimeError, match=message):
                 torch.ops.fastloss.row_forward(copy, call[0], None, loss, parameters, -100, 0)
+        check_pairs()
         print(f"{len(cases) * 4 + check_all_pointwise()} problems right")
 
 

@@ -31,6 +31,8 @@ class Lane:
 
 
 LANES = {
+    "pairs under TSan": Lane("tsan", ("pairs",), ("test_pairs.py",), 25),
+    "pairs under ASan + UBSan": Lane("asan", ("pairs",), ("test_pairs.py",), 25),
     "pointwise under TSan": Lane("tsan", (pointwise.BUILD,), ("test_pointwise_races.py",), 5),
     "pointwise under ASan + UBSan": Lane("asan", (pointwise.BUILD,), ("test_pointwise.py",), 250),
     "rows under ASan + UBSan": Lane("asan", ROWS, ("test_rows.py", "test_emulator.py", "test_planted_bugs.py"), 450),
@@ -72,6 +74,8 @@ def run_lane(name: str) -> str:
 @pytest.mark.builds("kernels", "tsan")
 @pytest.mark.builds(pointwise.BUILD, "asan")
 @pytest.mark.builds(pointwise.BUILD, "tsan")
+@pytest.mark.builds("pairs", "asan")
+@pytest.mark.builds("pairs", "tsan")
 @emulated.needed
 @pytest.mark.skipif(emulated.LANE != "plain", reason="this is the subprocess of a lane")
 def test_lanes(capfd: pytest.CaptureFixture[str]) -> None:

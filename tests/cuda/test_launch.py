@@ -34,11 +34,12 @@ def run_check(*arguments: object) -> str:
 
 @pytest.mark.builds("kernels", "plain")
 @pytest.mark.builds("pointwise", "plain")
+@pytest.mark.builds("pairs", "plain")
 def test_operators_on_emulated_kernels() -> None:
     # -Bsymbolic: the stand-ins, and not torch's own functions of the same name.
     command = ["g++", "-shared", "-Wl,-Bsymbolic", *GLUE_FLAGS, *LIBRARIES]
     glue = cuda_build.make("launch-on-cpu", command, [HERE / "kernels/launch_on_cpu.cpp"])
-    kernels = [cuda_build.library(name, "plain") for name in ("kernels", "pointwise")]
+    kernels = [cuda_build.library(name, "plain") for name in ("kernels", "pointwise", "pairs")]
     output = run_check("CPU", *kernels, glue)
     print(output)
     assert "28 problems right" in output
@@ -48,21 +49,25 @@ def test_operators_on_emulated_kernels() -> None:
 @pytest.mark.builds("row", "90")
 @pytest.mark.builds("scale", "90")
 @pytest.mark.builds("pointwise", cuda_build.ALL_AT_ONCE)
+@pytest.mark.builds("pairs", cuda_build.ALL_AT_ONCE)
 def test_library_for_cuda_registers(tmp_path: pathlib.Path) -> None:
     """Linked as setup.py does it where torch has no CUDA: against a stub with the soname of torch's CUDA library."""
     glue = [
         cuda_build.make(name, ["g++", "-c", *GLUE_FLAGS], [cuda_build.ROOT / f"csrc/cuda/{name}.cpp"])
-        for name in ("launch", "launch_pointwise")
+        for name in ("launch", "launch_pointwise", "launch_pairs")
     ]
     stub, library = tmp_path / "libtorch_cuda.so", tmp_path / "libfastloss_cuda.so"
     source = tmp_path / "stub.c"
     source.write_text("int aoti_torch_get_current_cuda_stream(int device, void** stream) { return 1; }\n")
     subprocess.run(["gcc", "-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so", source, "-o", stub], check=True)
     objects = [cuda_build.library("row", "90"), cuda_build.library("scale", "90"), *glue]
-    objects += [cuda_build.library(path.stem, cuda_build.ALL_AT_ONCE) for path in cuda_build.POINTWISE]
+    objects += [
+        cuda_build.library(path.stem, cuda_build.ALL_AT_ONCE)
+        for path in [*cuda_build.POINTWISE, *cuda_build.SOURCES["pairs"]]
+    ]
     static_runtime = [f"-L{cuda_build.CUDA / 'lib64'}", "-lcudart_static", "-lpthread", "-ldl", "-lrt"]
     links = ["-Wl,--no-undefined", *LIBRARIES, f"-L{tmp_path}", "-ltorch_cuda", *static_runtime]
     subprocess.run(["g++", "-shared", *objects, *links, "-o", library], check=True)
     output = run_check("CUDA", stub, library)
     print(output)
-    assert "7 operators registered for CUDA" in output
+    assert "8 operators registered for CUDA" in output

@@ -140,3 +140,17 @@ def test_pointwise_kernels(source: str) -> None:
         if "InPacks" in name:
             assert body.count("ld.global.L1::no_allocate.v4.u32") >= 2, name
             assert body.count("st.global.v4.u32") >= 2, name
+
+
+@pytest.mark.builds("pairs", cuda_build.ALL_AT_ONCE)
+def test_pairs_kernels() -> None:
+    """A block of 128 threads is nothing but arithmetic: eight of them on a processor hide its latency."""
+    kernels = kernels_in(cuda_build.library("pairs", cuda_build.ALL_AT_ONCE).with_suffix(".log").read_text())
+    for kernel in kernels:
+        print(
+            f"sm_{kernel.architecture} {kernel.registers:4d} registers {kernel.shared:6d} bytes shared  {kernel.name}"
+        )
+    assert {k.architecture for k in kernels} == set(cuda_build.ARCHITECTURES)
+    assert sum(k.name.startswith("pairs_kernel") for k in kernels) == 4 * len(cuda_build.ARCHITECTURES)
+    assert [k for k in kernels if k.spilled or k.stack] == []
+    assert [k for k in kernels if k.registers > REGISTERS_PER_PROCESSOR // (8 * 128)] == []

@@ -1,6 +1,6 @@
-// The torch glue of csrc/cuda on CPU tensors: launch.cpp and launch_pointwise.cpp themselves, registered for the CPU,
-// and stand-ins for the few things that it asks of the CUDA runtime and of torch's CUDA library. The kernels behind it
-// are those of the emulator.
+// The torch glue of csrc/cuda on CPU tensors: the launch*.cpp themselves, registered for the CPU, and stand-ins for the
+// few things that they ask of the CUDA runtime and of torch's CUDA library. The kernels behind them are those of the
+// emulator.
 #include <cuda_runtime_api.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -10,6 +10,7 @@
 
 #define CUDA CPU  // the dispatch key of STABLE_TORCH_LIBRARY_IMPL(fastloss, CUDA, m)
 #include "../../../csrc/cuda/launch.cpp"
+#include "../../../csrc/cuda/launch_pairs.cpp"
 #include "../../../csrc/cuda/launch_pointwise.cpp"
 #undef CUDA
 
