@@ -21,7 +21,7 @@ ROOT = HERE.parent.parent
 OUTPUT = ROOT / "build" / "cuda-tests"
 CUDA = pathlib.Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
 ARCHITECTURES = ("80", "90", "100")
-# The pointwise and pairs kernels have no code of an architecture's own: one PTX for all of them takes a third of the time.
+# The pointwise and pairs kernels have no code of an architecture's own: one PTX for all takes a third of the time.
 ALL_AT_ONCE = "80-90-100"
 GENERATED = {ALL_AT_ONCE: ["-gencode", "arch=compute_80,code=[sm_80,sm_90,sm_100]"]}
 

@@ -14,18 +14,28 @@ sys.path.insert(0, str(Path(__file__).parent))  # for lanes.py: pytest's importl
 import lanes
 
 CHIPS = ("sm_80", "sm_90", "sm_100", "gfx942")
-COMPILED = {"row": ("lane_compile", ()), "pointwise": ("lane_pointwise_compile", ("-k", "test_skeleton"))}
+COMPILED = {
+    "row": ("lane_compile", (), CHIPS),
+    "pointwise": ("lane_pointwise_compile", ("-k", "test_skeleton"), CHIPS),
+    "pairs": ("lane_pairs_compile", (), ("sm_90", "gfx942")),  # one of each vendor: it is arithmetic alone
+}
 EVERY_LOSS = "every pointwise loss for sm_90"
 LAWS = "laws of the pointwise losses"
 # What the lanes have not tested themselves; the rest of the laws takes minutes in the interpreter.
 POINTWISE_LAWS = "triton and (test_terms or broadcasting)"
+PAIRS_LAWS = "triton and (agree or sizes or not_there or layouts or special or mixed) and not 1025 and not 1030"
 INTERPRETED = {
     LAWS: ("../test_pointwise", ("-k", POINTWISE_LAWS, "-W", "ignore")),
+    "laws of the losses over pairs": ("../test_pairs", ("-k", PAIRS_LAWS, "-W", "ignore")),
     "row": ("lane_interpreter", ()),
     "pointwise": ("lane_pointwise", ()),
     "pointwise losses": ("lane_pointwise_losses", ()),
 }
-LANES = [EVERY_LOSS, *INTERPRETED, *(f"{skeleton} for {chip}" for chip in CHIPS for skeleton in COMPILED)]
+LANES = [
+    EVERY_LOSS,
+    *INTERPRETED,
+    *(f"{skeleton} for {chip}" for skeleton, (*_, chips) in COMPILED.items() for chip in chips),
+]
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
@@ -39,8 +49,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futu
         started = {EVERY_LOSS: every}
         for name, (lane, options) in INTERPRETED.items():
             started[name] = pool.submit(lanes.interpret, lane, *options)
-        for chip in CHIPS:
-            for skeleton, (lane, options) in COMPILED.items():
+        for skeleton, (lane, options, chips) in COMPILED.items():
+            for chip in chips:
                 cache = tmp_path_factory.mktemp(chip)
                 started[f"{skeleton} for {chip}"] = pool.submit(lanes.compile_for, chip, lane, cache, "-rP", *options)
         yield started
