@@ -20,6 +20,7 @@ from fastloss.skeletons.pairs_operators import accumulator, empty_results
 
 from .common import constant, kernel_constants, on_device, sum_rows
 from .pairs_losses import LOSSES, pairs_loss
+from .pointwise_kernels import narrow, widen
 
 __all__ = ["pairs"]
 
@@ -29,11 +30,8 @@ WARPS = 4
 
 @triton.jit
 def read(tensor, row, row_stride, index, stride, mask, A: tl.constexpr):
-    """0 where masked; half types by way of fp32, because not every target converts them to fp64."""
-    value = tl.load(tensor + row * row_stride + index.to(tl.int64) * stride, mask=mask, other=0.0)
-    if A == tl.float64 and (value.dtype == tl.bfloat16 or value.dtype == tl.float16):
-        value = value.to(tl.float32)
-    return value.to(A)
+    """In A, 0 where masked."""
+    return widen(tl.load(tensor + row * row_stride + index.to(tl.int64) * stride, mask=mask, other=0.0), A)
 
 
 @triton.jit(
@@ -55,27 +53,25 @@ def pairs_kernel(
         x += (read(operands[k], row, operand_strides[k][0], i, operand_strides[k][1], exists, A)[:, None],)
     p = [None if number is None else constant(number, A).to(A) for number in constants]
     f = constant(factor, A).to(A)
-    there = True
-    if row_factor is not None:
-        of_row = tl.load(row_factor + row)
-        f = f * of_row
-        there = of_row != 0.0
     losses = tl.zeros((SOURCES, TARGETS), A)
     slopes = tl.zeros((SOURCES, TARGETS), A)
     for first in range(0, targets, TARGETS):
         j = first + tl.arange(0, TARGETS)
         t = read(target, row, target_strides[0], j, target_strides[1], j < targets, A)[None, :]
-        value, slope = pairs_loss(LOSS, s, t, x, p)
-        counted = exists[:, None] & (j < targets)[None, :] & there
+        value, derivative = pairs_loss(LOSS, s, t, x, p)
+        counted = exists[:, None] & (j < targets)[None, :]
         losses += tl.where(counted, value, 0.0)
-        slopes += tl.where(counted, slope, 0.0)
+        slopes += tl.where(counted, derivative, 0.0)
     total = tl.sum(tl.sum(losses, axis=1), axis=0)
-    tl.store(loss + program, tl.where(there, f * total, 0.0))
+    slope = tl.sum(slopes, axis=1)
+    if row_factor is not None:
+        of_row = tl.load(row_factor + row)
+        f = f * of_row
+        total = tl.where(of_row == 0.0, 0.0, total)  # the row is not there: 0 * NaN would be
+        slope = tl.where(of_row == 0.0, 0.0, slope)
+    tl.store(loss + program, f * total)
     if gradient is not None:
-        value = tl.where(there, f * tl.sum(slopes, axis=1), 0.0)
-        if A == tl.float64 and (gradient.dtype.element_ty == tl.bfloat16 or gradient.dtype.element_ty == tl.float16):
-            value = value.to(tl.float32)
-        tl.store(gradient + row * sources + i, value.to(gradient.dtype.element_ty), mask=exists)
+        tl.store(gradient + row * sources + i, narrow(f * slope, gradient.dtype.element_ty), mask=exists)
 
 
 def strides(tensor: Tensor) -> tuple[int, int]:

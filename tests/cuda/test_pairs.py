@@ -36,6 +36,14 @@ def test_sizes(size: tuple[int, int, int]) -> None:
     emulated.set_schedule((0, 0), pairs.BUILD)
 
 
+@pytest.mark.skipif(emulated.LANE != "plain", reason="half a million threads")
+def test_more_tasks_than_blocks() -> None:
+    p = problem(4100, 1, 1)
+    losses, gradient = p.run(False)
+    for actual, expected in zip((losses, gradient), p.expected(), strict=True):
+        torch.testing.assert_close(actual, expected.float())
+
+
 @pytest.mark.parametrize("loss", ["quantile_huber_loss", "iqn_loss"])
 @pytest.mark.parametrize("kappa", [0.0, 0.25, 1.0])
 def test_losses(loss: str, kappa: float) -> None:
