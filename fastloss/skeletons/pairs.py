@@ -94,7 +94,7 @@ class Pairs:
         reason = differentiation_refused()
         if reason is not None:
             return reason
-        tensors = [bound.get(name) for name in self._names]
+        tensors: list[Any] = [bound.get(name) for name in self._names]
         reason = _refused(tensors, self._names)
         if reason is not None:
             return reason
