@@ -23,13 +23,16 @@ import torch
 import torch.nn.functional as F
 from support import BACKENDS, SEED, assert_close
 from torch import Tensor
-from torch.testing._internal.common_methods_invocations import op_db
-from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 from torch.utils._pytree import tree_flatten, tree_map
 
 import fastloss
 from fastloss.losses import original
 from fastloss.skeletons import pointwise, row
+
+pytest.importorskip("expecttest", reason="torch.testing._internal imports it")
+
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 PREFIX = "nn.functional."
 LOSSES = {name for name in fastloss.functional.__all__ if hasattr(F, name)}
