@@ -107,8 +107,8 @@ def test_functors_by_themselves(soft):
 @pytest.mark.parametrize("instruction_set", SETS[:-1])
 def test_other_instruction_sets_pass_the_kernel_laws(instruction_set, capsys):
     """The laws above ran on the processor's best set; the lesser ones run them in processes of their own."""
-    laws = "(kernels_agree and not float64) or special_values or layouts or inplace_overwrites"
-    files = ("test_laws.py", "test_cross_entropy.py", "test_pointwise.py")
+    laws = "(kernels_agree and not float64) or special_values or layouts or sizes or inplace_overwrites"
+    files = ("test_laws.py", "test_cross_entropy.py", "test_pointwise.py", "test_pairs.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     result = subprocess.run(
         [*command, "-k", laws],

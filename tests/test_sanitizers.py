@@ -28,7 +28,7 @@ RUNTIMES = [runtime("libasan.so"), runtime("libubsan.so")]
 # What the sanitizers should see: every path of the kernels on every layout; values are checked on the way.
 LAWS = (
     "(kernels_agree and not float64) or layouts or special_values or inplace_overwrites or broadcasting or "
-    "masks or terms or domains_in_tensors"
+    "masks or terms or domains_in_tensors or sizes or not_there"
 )
 
 
@@ -86,7 +86,13 @@ def test_the_sanitizer_notices():
 
 @pytest.mark.parametrize("instruction_set", ["", "baseline"], ids=["best", "baseline"])
 def test_kernels_under_sanitizers(instruction_set, capsys):
-    files = ["test_laws.py", "test_cross_entropy.py", "test_pointwise.py", "test_pointwise_oracles_a.py"]
+    files = [
+        "test_laws.py",
+        "test_cross_entropy.py",
+        "test_pointwise.py",
+        "test_pointwise_oracles_a.py",
+        "test_pairs.py",
+    ]
     result = sanitized(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", LAWS, instruction_set=instruction_set
     )
