@@ -24,40 +24,41 @@ from .pointwise_kernels import narrow, widen
 
 __all__ = ["pairs"]
 
-SOURCES, TARGETS = 32, 64  # of a tile: 16 pairs a thread
+SOURCES, TARGETS = 32, 32  # of a tile: 8 pairs a thread
 WARPS = 4
 
 
 @triton.jit
-def read(tensor, row, row_stride, index, stride, mask, A: tl.constexpr):
+def read(tensor, row, row_stride, index, step, mask, A: tl.constexpr):
     """In A, 0 where masked."""
-    return widen(tl.load(tensor + row * row_stride + index.to(tl.int64) * stride, mask=mask, other=0.0), A)
+    return widen(tl.load(tensor + row * row_stride + index.to(tl.int64) * step, mask=mask, other=0.0), A)
 
 
-@triton.jit(
-    do_not_specialize=["sources", "targets", "blocks", "source_strides", "target_strides", "operand_strides", "factor"]
-)
+@triton.jit(do_not_specialize=["sources", "targets", "blocks", "row_strides", "factor"])
 def pairs_kernel(
     source, target, operands, row_factor, factor, constants, loss, gradient,
-    sources, targets, blocks, source_strides, target_strides, operand_strides,
+    sources, targets, blocks, row_strides, steps,
     LOSS: tl.constexpr, SOURCES: tl.constexpr, TARGETS: tl.constexpr, A: tl.constexpr,
 ):  # fmt: skip
-    """loss[program] = the program's share of its row's loss; gradient (rows, sources), contiguous, or None."""
+    """loss[program] = the program's share of its row's loss; gradient (rows, sources), contiguous, or None.
+
+    row_strides and steps: of the source, the target and the operands, along the rows and along the elements.
+    """
     program = tl.program_id(0)
     row = program.to(tl.int64) // blocks
     i = program % blocks * SOURCES + tl.arange(0, SOURCES)
     exists = i < sources
-    s = read(source, row, source_strides[0], i, source_strides[1], exists, A)[:, None]
+    s = read(source, row, row_strides[0], i, steps[0], exists, A)[:, None]
     x = ()
     for k in tl.static_range(len(operands)):
-        x += (read(operands[k], row, operand_strides[k][0], i, operand_strides[k][1], exists, A)[:, None],)
+        x += (read(operands[k], row, row_strides[2 + k], i, steps[2 + k], exists, A)[:, None],)
     p = [None if number is None else constant(number, A).to(A) for number in constants]
     f = constant(factor, A).to(A)
     losses = tl.zeros((SOURCES, TARGETS), A)
     slopes = tl.zeros((SOURCES, TARGETS), A)
     for first in range(0, targets, TARGETS):
         j = first + tl.arange(0, TARGETS)
-        t = read(target, row, target_strides[0], j, target_strides[1], j < targets, A)[None, :]
+        t = read(target, row, row_strides[1], j, steps[1], j < targets, A)[None, :]
         value, derivative = pairs_loss(LOSS, s, t, x, p)
         counted = exists[:, None] & (j < targets)[None, :]
         losses += tl.where(counted, value, 0.0)
@@ -74,11 +75,6 @@ def pairs_kernel(
         tl.store(gradient + row * sources + i, narrow(f * slope, gradient.dtype.element_ty), mask=exists)
 
 
-def strides(tensor: Tensor) -> tuple[int, int]:
-    """Along the rows, 0 where all share one; along the elements."""
-    return (0, tensor.stride(0)) if tensor.dim() == 1 else (tensor.stride(0), tensor.stride(1))
-
-
 def pairs(
     source: Tensor, target: Tensor, operands: Sequence[Tensor], row_factor: Tensor | None, loss: str,
     parameters: Sequence[float], factor: float, reduce: bool, wanted: bool,
@@ -90,11 +86,13 @@ def pairs(
     tile = (min(SOURCES, triton.next_power_of_2(sources)), min(TARGETS, triton.next_power_of_2(targets)))
     blocks = triton.cdiv(sources, tile[0])
     partial = losses if not reduce and blocks == 1 else losses.new_empty(rows * blocks)
+    tensors = (source, target, *operands)
     with on_device(source):
         pairs_kernel[(rows * blocks,)](
             source, target, tuple(operands), row_factor, *kernel_constants((factor / targets,), dtype),
             kernel_constants(LOSSES[loss](parameters), dtype), partial, gradient if wanted else None,
-            sources, targets, blocks, strides(source), strides(target), tuple(strides(x) for x in operands),
+            sources, targets, blocks, tuple(0 if x.dim() == 1 else x.stride(0) for x in tensors),
+            tuple(x.stride(-1) for x in tensors),
             LOSS=loss, SOURCES=tile[0], TARGETS=tile[1], A=tl.float64 if dtype == torch.float64 else tl.float32,
             num_warps=WARPS if tile[0] * tile[1] >= 256 * WARPS else 1,
         )  # fmt: skip

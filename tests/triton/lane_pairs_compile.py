@@ -21,15 +21,18 @@ CASES = {
     "200 x 200, none": (4096, 200, 200, torch.float32, False, True, 1.0),
     "forward": (4096, 200, 200, torch.bfloat16, True, False, 1.0),
     "8 x 8": (32, 8, 8, torch.bfloat16, True, True, 0.0),
+    "strided": (32, 64, 64, torch.float32, True, True, 1.0),
     "fp64": (32, 64, 64, torch.float64, True, True, 1.0),
 }
 
 
-@pytest.mark.parametrize("loss", ["quantile_huber_loss", "iqn_loss"])
 @pytest.mark.parametrize("case", CASES)
-def test_kernel(case, loss):
+def test_kernel(case):
+    loss = "iqn_loss" if case == "forward" else "quantile_huber_loss"
     rows, sources, targets, dtype, reduce, wanted, kappa = CASES[case]
     source, target = torch.empty(rows, sources, dtype=dtype), torch.empty(rows, targets, dtype=dtype)
+    if case == "strided":
+        source, target = source.T.contiguous().T, target[:, ::2]
     factors = torch.empty(rows, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     with compiling(CHIP) as compiled:
         pairs.pairs(source, target, [torch.empty(sources)], factors, loss, [kappa], 0.5, reduce, wanted)
@@ -40,4 +43,4 @@ def test_kernel(case, loss):
     assert bool(sums) == reduce
     assert kernel.spills == 0
     assert kernel.shared <= 1024
-    assert kernel.warps_on_chip >= (20 if dtype != torch.float64 else 12) if NVIDIA else 2
+    assert kernel.warps_on_chip >= (24 if dtype != torch.float64 else 12) if NVIDIA else 2
