@@ -129,7 +129,7 @@ def quantile_huber_loss(
         Dabney et al. 2018, arXiv:1710.10044, equations 9 and 10 and algorithm 1. The reductions are those of rlax's
         ``quantile_regression_loss(dist_src, tau_src, dist_target, huber_param)`` and of sb3-contrib's
         ``quantile_huber_loss(current_quantiles, target_quantiles, cum_prob, sum_over_quantiles=True)``, whose kappa is
-        1; its default for TQC, ``sum_over_quantiles=False``, is this divided by N. Dopamine divides by kappa:
+        1; with ``sum_over_quantiles=False``, as in TQC, that is this divided by N. Dopamine divides by kappa:
         :func:`iqn_loss`.
 
     Example:
