@@ -192,6 +192,17 @@ def test_all_rows_ignored(backend, device):
 
 
 @backends
+@pytest.mark.parametrize(("rows", "features"), [(0, 3), (4, 0)])
+def test_nothing_to_multiply(rows, features, backend, device):
+    x, w = torch.randn(rows, features, device=device), torch.randn(5, features, device=device)
+    y = torch.zeros(rows, dtype=torch.int64, device=device)
+    with fastloss.backend(backend):
+        value, grads = value_and_grads([x, w, None], y, {"reduction": "sum"}, wanted=(True, True, False))
+    expected, expected_grads = value_and_grads([x, w, None], y, {"reduction": "sum"}, None, oracle, (True, True, False))
+    torch.testing.assert_close((value, *grads), (expected, *expected_grads))
+
+
+@backends
 def test_float16_sums_beyond_its_range(backend, device):
     """Every row is of one class, with large features: the sum over the rows overflows, the mean is what torch says."""
     x = torch.full((4096, 1), 50.0, dtype=torch.float16, device=device)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastloss.lowering import SMALL_ON_CPU, Invalid, Signature, autocast_applies
+from fastloss.lowering import EMPTY, SMALL_ON_CPU, Invalid, Signature, autocast_applies
 from fastloss.skeletons.linear_row_autograd import linear_row_loss
 from fastloss.skeletons.linear_row_operators import LinearOperands
 from fastloss.skeletons.row import SMALL, Row, batch_shape
@@ -77,6 +77,8 @@ class LinearRow:
         shape = torch.Size((*input.shape[:-1], *matrix.shape[:-1]))
         if automatic and input.is_cpu and shape.numel() <= SMALL_ON_CPU:
             return SMALL
+        if input.shape[-1] == 0:
+            return EMPTY
         tensors = [t for t in (input, matrix, bias) if t is not None]
         if any(t.layout != torch.strided for t in tensors):
             return "a tensor that is not strided"
