@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from cases import cross_entropy_oracle
+from cases import cross_entropy_oracle, softmax_focal_oracle
 from support import BACKENDS, SEED, generator
 
 _host = pytest.importorskip("fastloss._host", reason="fastloss was built without binaries")
@@ -101,6 +101,18 @@ def test_functors_by_themselves(soft):
         torch.testing.assert_close(torch.tensor(grad, dtype=torch.float64), expected_grad, rtol=1e-12, atol=1e-13)
     with pytest.raises(KeyError, match="no row loss is called huber"):
         _host.evaluate_row("huber", [], [1.0], 0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_a_modulated_functor_by_itself(gamma):
+    random = generator(f"functor {gamma}")
+    x = torch.randn(13, generator=random, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(13, generator=random, dtype=torch.float64) + 0.1
+    expected = softmax_focal_oracle(x, torch.tensor(4), weight, gamma, reduction="sum")
+    (expected_grad,) = torch.autograd.grad(expected, x)
+    loss, grad = _host.evaluate_row("softmax_focal_loss", [gamma], x.tolist(), 4, [], weight.tolist())
+    assert math.isclose(loss, expected.item(), rel_tol=1e-13)
+    torch.testing.assert_close(torch.tensor(grad, dtype=torch.float64), expected_grad, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.skipif(("cpu", "cpu") not in BACKENDS, reason="no CPU kernels")
