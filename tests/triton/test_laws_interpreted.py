@@ -14,7 +14,8 @@ TESTS = Path(__file__).resolve().parent.parent
 # Autograd, transforms, dispatch on one shape with edges and one with a class stride; kernels have lanes of their own.
 LAWS = (
     "triton and not compile and not 4500 and not 5003 and not 204 and "
-    "((7x37 or 2x5x21) and (kernels_agree or gradcheck or backward_again or transforms) or inplace or special_values)"
+    "((7x37 or 2x5x21) and (kernels_agree or gradcheck or backward_again or transforms) or "
+    "inplace or special_values or no_bias)"
 )
 
 
@@ -23,7 +24,7 @@ LAWS = (
 def test_laws_on_the_interpreter(capsys):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "-k", LAWS]
     result = subprocess.run(
-        [*command, "test_laws.py", "test_cross_entropy.py"],
+        [*command, "test_laws.py", "test_cross_entropy.py", "test_linear_cross_entropy.py"],
         cwd=TESTS,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
