@@ -1,6 +1,9 @@
 # The two commands are `make demo` and `make test`; each sets up everything it needs by itself.
 PYTHON ?= python3
 VENV_PYTHON = .venv/bin/python
+# A worker a core, and one test at a time for each, as tests differ by minutes. One process where pytest-xdist is not
+# installed (no network).
+WORKERS = $(shell $(VENV_PYTHON) -c "import xdist" 2> /dev/null && echo "-n logical --maxprocesses 8 --dist load --maxschedchunk 1")
 
 .PHONY: help setup test demo bench lint format clean gpu gpu-build gpu-test gpu-bench gpu-profile peers mutants
 
@@ -20,7 +23,7 @@ setup:
 	@$(PYTHON) tools/setup_env.py
 
 test: setup
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest $(WORKERS) $(ARGS)
 
 demo: setup
 	$(VENV_PYTHON) -m fastloss demo

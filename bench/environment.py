@@ -38,11 +38,11 @@ class OtherProcesses:
     """
 
     def __init__(self) -> None:
-        self.start = _processor_seconds()
+        self.start = processor_seconds()
 
     def share(self) -> float | None:
         """Between 0 and 1; None where the system does not tell (not Linux)."""
-        end = _processor_seconds()
+        end = processor_seconds()
         if self.start is None or end is None:
             return None
         total, busy, own = (after - before for after, before in zip(end, self.start, strict=True))
@@ -57,7 +57,7 @@ def last_level_cache_bytes(device: torch.device) -> int:
     return max(sizes, default=64 << 20)  # no sysfs (not Linux): 64 MiB is more than nearly every CPU has
 
 
-def _processor_seconds() -> tuple[float, float, float] | None:
+def processor_seconds() -> tuple[float, float, float] | None:
     """Of all processors: seconds passed, seconds busy (steal included); seconds busy for this process."""
     stat = Path("/proc/stat")
     if not stat.exists():

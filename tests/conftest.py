@@ -1,8 +1,18 @@
+"""What all tests share: the order in which they start, and a table, at the end, of the lanes and their cases.
+
+A lane is a way of running the kernels: these tests in this process, the interpreter, an emulator under a sanitizer. A
+lane that needs a process of its own is one test here, which says by `lane_ran` how many cases passed there.
+"""
+
 from __future__ import annotations
 
 import os
 import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for `cases` and `support`
@@ -12,7 +22,68 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 import support
 
+LANE = "lane"  # the key of a report's property (name of the lane, cases)
+IN_THIS_PROCESS = "laws, oracles and units, on the backends of this machine"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow(seconds): takes about so long; such tests start first, the longest first")
+    config.addinivalue_line("markers", "lane(name): where the table of lanes counts the test")
+    if getattr(config.option, "numprocesses", None):  # this process starts pytest-xdist's workers
+        os.environ.setdefault("FASTLOSS_TEST_SEED", str(support.SEED))  # one for all
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core; tests of threads set their number themselves
+
 
 def pytest_report_header() -> str:
     lanes = ", ".join(f"{backend} on {device}" for backend, device in support.BACKENDS) or "none"
     return f"fastloss kernels that run here: {lanes}; seed FASTLOSS_TEST_SEED={support.SEED}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers, what takes minutes must not be what is left for the end."""
+
+    def seconds(item: pytest.Item) -> float:
+        marker = item.get_closest_marker("slow")
+        return marker.args[0] if marker else 0
+
+    items.sort(key=seconds, reverse=True)
+
+
+@pytest.fixture
+def lane_ran(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
+    """For a test that has run a lane in a process of its own: its name, and how many cases passed."""
+
+    def ran(name: str, cases: int) -> None:
+        request.node.user_properties.append((LANE, (name, cases)))
+
+    return ran
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    marker = item.get_closest_marker(LANE)
+    item.user_properties.append((LANE, (marker.args[0] if marker else IN_THIS_PROCESS, 1)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.option.verbose < 0:  # -q: as the lanes' own processes are run
+        return
+    reports = [
+        (outcome, report)
+        for outcome in ("passed", "failed", "skipped", "error", "")  # "": setups and teardowns that passed
+        for report in terminalreporter.stats.get(outcome, [])
+    ]
+    lanes: dict[str, list[tuple[str, int]]] = defaultdict(list)  # by test; the last one counts
+    for _, report in reports:
+        found = [value for key, value in report.user_properties if key == LANE]
+        lanes[report.nodeid] = max(lanes[report.nodeid], found, key=len)
+    cases: dict[str, Counter[str]] = defaultdict(Counter)
+    seconds: Counter[str] = Counter()
+    for outcome, report in reports:
+        name, count = lanes[report.nodeid][-1] if lanes[report.nodeid] else (IN_THIS_PROCESS, 1)
+        seconds[name] += report.duration
+        cases[name][outcome] += count if outcome == "passed" else 1
+    terminalreporter.section("lanes: cases that ran")
+    terminalreporter.line(f"{'passed':>7}{'failed':>8}{'skipped':>9}{'seconds':>9}")
+    for name, ran in sorted(cases.items()):
+        failed = ran["failed"] + ran["error"]
+        terminalreporter.line(f"{ran['passed']:7}{failed:8}{ran['skipped']:9}{seconds[name]:9.0f}  {name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -13,9 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fastloss.bench import measure, plot, report
+from fastloss.bench import environment, measure, plot, report
 from fastloss.bench.cases import LOSSES, Case, all_cases
-from fastloss.bench.environment import OtherProcesses
 from fastloss.bench.memory import peak_extra_bytes
 from fastloss.bench.providers import PROVIDERS, Pool, Step, Unavailable, loss_step
 from torch import Tensor
@@ -43,7 +41,7 @@ def result(provider: str, median: float, **speedup: float) -> measure.Result:
 
 
 def make_report() -> report.Report:
-    environment: dict[str, object] = dict.fromkeys(
+    machine: dict[str, object] = dict.fromkeys(
         ("device", "cores", "threads", "transparent_hugepage", "torch", "triton", "python", "commit", "date"), "x"
     )
     results = [
@@ -52,7 +50,7 @@ def make_report() -> report.Report:
         result("torch.compile", 0.5, copy=2.0),
         result("fastloss", 1.0, copy=1.0, eager=2.0, compile=0.5),
     ]
-    return report.Report(environment, results, [measure.Skip("case", "peer", "reason")])
+    return report.Report(machine, results, [measure.Skip("case", "peer", "reason")])
 
 
 def test_bytes_are_those_of_the_inputs_read_once_and_the_gradient_written_once() -> None:
@@ -159,25 +157,30 @@ def test_peak_memory_sees_an_allocation_that_is_freed_again(mebibytes: int) -> N
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the load by others is read from /proc/stat")
 def test_the_load_by_other_processes_is_seen_and_that_of_this_one_is_not() -> None:
-    def share(work: Callable[[], object]) -> float:
-        others = OtherProcesses()
+    """Whatever else runs here: a second of the processor is in what is busy, and in our share if it was ours."""
+
+    def passed(work: Callable[[], object]) -> tuple[float, float]:
+        before = environment.processor_seconds()
         work()
-        result = others.share()
-        assert result is not None
-        return result
+        after = environment.processor_seconds()
+        assert before is not None
+        assert after is not None
+        return after[1] - before[1], after[2] - before[2]
 
-    def spin(seconds: float = 1.0) -> None:
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            pass
+    spin = "import time\nwhile time.process_time() < 1.0: pass"
+    busy, own = passed(lambda: subprocess.run([sys.executable, "-c", spin], check=True))
+    assert busy > 0.9
+    assert own < 0.5
+    end = time.process_time() + 1.0
+    busy, own = passed(lambda: [None for _ in iter(lambda: time.process_time() < end, False)])
+    assert busy > 0.9
+    assert own > 0.9
 
-    command = [sys.executable, "-c", "import time\nend = time.time() + 1.5\nwhile time.time() < end: pass"]
-    quiet = min(share(spin) for _ in range(3))
-    cores = os.cpu_count() or 1
-    if quiet > 0.5 / cores:
-        pytest.skip(f"others take {quiet:.0%} of this machine already")
-    busy = share(lambda: subprocess.run(command, check=True))
-    assert busy > quiet + 0.5 / cores
+
+def test_the_share_of_others_is_what_is_busy_and_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([(100.0, 50.0, 5.0), (110.0, 57.0, 8.0)])
+    monkeypatch.setattr(environment, "processor_seconds", lambda: next(readings))
+    assert environment.OtherProcesses().share() == pytest.approx(0.4)  # 7 of 10 seconds busy, 3 of them ours
 
 
 def test_a_saved_report_comes_back(tmp_path: Path) -> None:

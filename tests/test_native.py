@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -116,8 +118,11 @@ def test_a_modulated_functor_by_itself(gamma):
 
 
 @pytest.mark.skipif(("cpu", "cpu") not in BACKENDS, reason="no CPU kernels")
+@pytest.mark.slow(60)
 @pytest.mark.parametrize("instruction_set", SETS[:-1])
-def test_other_instruction_sets_pass_the_kernel_laws(instruction_set, capsys):
+def test_other_instruction_sets_pass_the_kernel_laws(
+    instruction_set: str, lane_ran: Callable[[str, int], None]
+) -> None:
     """The laws above ran on the processor's best set; the lesser ones run them in processes of their own."""
     laws = "(kernels_agree and not float64) or special_values or layouts or sizes or inplace_overwrites"
     files = ("test_laws.py", "test_cross_entropy.py", "test_pointwise.py", "test_pairs.py")
@@ -130,5 +135,6 @@ def test_other_instruction_sets_pass_the_kernel_laws(instruction_set, capsys):
         text=True,
     )
     assert result.returncode == 0, result.stdout[-3000:]
-    with capsys.disabled():
-        print(f"\nCPU kernels, {instruction_set}: {result.stdout.strip().splitlines()[-1]}")
+    passed = re.search(r"^(\d+) passed", result.stdout, re.M)
+    assert passed is not None, result.stdout[-1000:]
+    lane_ran(f"CPU C++, {instruction_set} instruction set", int(passed[1]))

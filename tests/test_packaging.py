@@ -33,7 +33,7 @@ def run(*command: str | Path, cwd: Path) -> str:
     return result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 def test_wheel_installed_away_from_the_tree(tmp_path):
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     run(*pip, "wheel", ".", "--no-build-isolation", "--no-deps", "-q", "-w", tmp_path, cwd=ROOT)

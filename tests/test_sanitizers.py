@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,7 +44,7 @@ torch.ops.fastloss.row_forward(x, y, torch.ones(39), "cross_entropy", [0.0, 0.0,
 """
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(180),
     pytest.mark.skipif(None in RUNTIMES, reason="g++ has no AddressSanitizer runtime here"),
     pytest.mark.skipif(("cpu", "cpu") not in BACKENDS, reason="no CPU kernels"),
 ]
@@ -50,13 +53,16 @@ pytestmark = [
 @pytest.fixture(scope="module", autouse=True)
 def sanitized_build():
     flags = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
-    build = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build", "--build-lib", str(TREE)],
-        cwd=ROOT,
-        env={**os.environ, "FASTLOSS_BUILD": "cpu", "CXX": "g++", "CXXFLAGS": flags, "LDFLAGS": flags},
-        capture_output=True,
-        text=True,
-    )
+    TREE.mkdir(parents=True, exist_ok=True)
+    with TREE.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # workers of pytest-xdist; the second finds nothing left to build
+        build = subprocess.run(
+            [sys.executable, "setup.py", "-q", "build", "--build-lib", str(TREE)],
+            cwd=ROOT,
+            env={**os.environ, "FASTLOSS_BUILD": "cpu", "CXX": "g++", "CXXFLAGS": flags, "LDFLAGS": flags},
+            capture_output=True,
+            text=True,
+        )
     assert build.returncode == 0, build.stdout[-2000:] + build.stderr[-2000:]
 
 
@@ -85,7 +91,7 @@ def test_the_sanitizer_notices():
 
 
 @pytest.mark.parametrize("instruction_set", ["", "baseline"], ids=["best", "baseline"])
-def test_kernels_under_sanitizers(instruction_set, capsys):
+def test_kernels_under_sanitizers(instruction_set: str, lane_ran: Callable[[str, int], None]) -> None:
     files = [
         "test_laws.py",
         "test_cross_entropy.py",
@@ -99,5 +105,6 @@ def test_kernels_under_sanitizers(instruction_set, capsys):
     report = result.stdout[-1500:] + result.stderr[-4000:]
     assert result.returncode == 0, report
     assert "runtime error" not in result.stderr, report
-    with capsys.disabled():
-        print(f"\nCPU kernels, ASan + UBSan, {instruction_set or 'best'}: {result.stdout.strip().splitlines()[-1]}")
+    passed = re.search(r"^(\d+) passed", result.stdout, re.M)
+    assert passed is not None, report
+    lane_ran(f"CPU C++ under ASan + UBSan, {instruction_set or 'best'} instruction set", int(passed[1]))

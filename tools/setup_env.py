@@ -34,6 +34,7 @@ PINS = {
     "pybind11": "pybind11>=2.13",
     "ninja": "ninja",
     "pytest": "pytest>=8",
+    "xdist": "pytest-xdist>=3.6",
     "pytest_benchmark": "pytest-benchmark>=5",
     "hypothesis": "hypothesis>=6.100",
     "expecttest": "expecttest",

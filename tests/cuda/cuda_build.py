@@ -2,11 +2,12 @@
 
 A build is known by the hash of its command and sources, so an unchanged one is found in build/cuda-tests and not made
 again. nvcc's PTX is kept beside its objects. `prefetch` makes builds in the background, two at a time, while the first
-tests run.
+tests run. Several processes may want the same builds (the workers of pytest-xdist): each is made by one of them.
 """
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import os
@@ -14,6 +15,7 @@ import pathlib
 import shutil
 import subprocess
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -81,8 +83,14 @@ def _version(compiler: str) -> bytes:
     return subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
 
 
-def make(name: str, command: list[str], sources: list[pathlib.Path]) -> pathlib.Path:
-    """The output of `command sources -o output`; its messages are beside it in a file with the suffix .log."""
+def make(
+    name: str,
+    command: list[str],
+    sources: list[pathlib.Path],
+    finish: Callable[[pathlib.Path], None] = lambda output: None,
+) -> pathlib.Path:
+    """The output of `command sources -o output`; its messages are beside it in a file with the suffix .log. `finish`
+    puts more files beside it, before it is there itself."""
     digest = hashlib.sha256(_headers() + _version(command[0]) + " ".join(command).encode())
     for source in sources:
         digest.update(source.read_bytes())
@@ -90,12 +98,17 @@ def make(name: str, command: list[str], sources: list[pathlib.Path]) -> pathlib.
     if output.exists():
         return output
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_suffix(f".{os.getpid()}")
-    result = subprocess.run([*command, *map(str, sources), "-o", str(unfinished)], capture_output=True, text=True)
-    if result.returncode != 0:
-        raise RuntimeError(f"{name} does not build:\n{result.stdout}{result.stderr}"[:8000])
-    output.with_suffix(".log").write_text(result.stdout + result.stderr)
-    unfinished.rename(output)  # atomic: another process may be building the same
+    with output.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if output.exists():  # another process has built it meanwhile
+            return output
+        unfinished = output.with_suffix(".unfinished")
+        result = subprocess.run([*command, *map(str, sources), "-o", str(unfinished)], capture_output=True, text=True)
+        if result.returncode != 0:
+            raise RuntimeError(f"{name} does not build:\n{result.stdout}{result.stderr}"[:8000])
+        output.with_suffix(".log").write_text(result.stdout + result.stderr)
+        finish(output)
+        unfinished.rename(output)
     return output
 
 
@@ -113,13 +126,14 @@ def _build(name: str, lane: str) -> pathlib.Path:
     source = ROOT / f"csrc/cuda/{name}.cu"
     intermediate = OUTPUT / f"{name}-sm{lane}-intermediate"
     intermediate.mkdir(parents=True, exist_ok=True)
-    flags = ["-std=c++17", "-O3", *GENERATED.get(lane, [f"-arch=sm_{lane}"]), "-Xptxas", "-v", "-Xcompiler", "-fPIC"]
-    keep = ["--keep", "--keep-dir", str(intermediate)]
-    output = make(f"{name}-sm{lane}", [compiler, *flags, "-c", *keep], [source])
-    if not output.with_suffix(".ptx").exists():  # just built
+
+    def keep_ptx(output: pathlib.Path) -> None:
         shutil.copy(next(intermediate.glob(f"{name}*.ptx")), output.with_suffix(".ptx"))
         shutil.rmtree(intermediate)
-    return output
+
+    flags = ["-std=c++17", "-O3", *GENERATED.get(lane, [f"-arch=sm_{lane}"]), "-Xptxas", "-v", "-Xcompiler", "-fPIC"]
+    keep = ["--keep", "--keep-dir", str(intermediate)]
+    return make(f"{name}-sm{lane}", [compiler, *flags, "-c", *keep], [source], keep_ptx)
 
 
 def prefetch(name: str, lane: str) -> Future[pathlib.Path]:

@@ -17,7 +17,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-torch.set_num_threads(1)  # small tensors; two threads of OpenMP would wait for each other on a busy machine
 LANE = os.environ.get("FASTLOSS_EMULATOR_LANE", "plain")
 NONE, MEAN, SUM = 0, 1, 2
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 pytestmark = [
+    pytest.mark.lane("CUDA C++ on the emulator, the emulator itself and planted bugs"),
     pytest.mark.builds("selftest", emulated.LANE),
     emulated.needed,
 ]

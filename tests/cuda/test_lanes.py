@@ -7,7 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cuda_build
@@ -28,15 +28,18 @@ class Lane:
     builds: tuple[str, ...]
     files: tuple[str, ...]
     at_least: int
+    seconds: int  # roughly
 
 
 LANES = {
-    "pairs under TSan": Lane("tsan", ("pairs",), ("test_pairs.py",), 25),
-    "pairs under ASan + UBSan": Lane("asan", ("pairs",), ("test_pairs.py",), 25),
-    "pointwise under TSan": Lane("tsan", (pointwise.BUILD,), ("test_pointwise_races.py",), 5),
-    "pointwise under ASan + UBSan": Lane("asan", (pointwise.BUILD,), ("test_pointwise.py",), 250),
-    "rows under ASan + UBSan": Lane("asan", ROWS, ("test_rows.py", "test_emulator.py", "test_planted_bugs.py"), 450),
-    "rows under TSan": Lane("tsan", ROWS, ("test_races.py", "test_emulator.py", "test_planted_bugs.py"), 60),
+    "pairs under TSan": Lane("tsan", ("pairs",), ("test_pairs.py",), 25, 30),
+    "pairs under ASan + UBSan": Lane("asan", ("pairs",), ("test_pairs.py",), 25, 30),
+    "pointwise under TSan": Lane("tsan", (pointwise.BUILD,), ("test_pointwise_races.py",), 5, 40),
+    "pointwise under ASan + UBSan": Lane("asan", (pointwise.BUILD,), ("test_pointwise.py",), 250, 120),
+    "rows under ASan + UBSan": Lane(
+        "asan", ROWS, ("test_rows.py", "test_emulator.py", "test_planted_bugs.py"), 450, 90
+    ),
+    "rows under TSan": Lane("tsan", ROWS, ("test_races.py", "test_emulator.py", "test_planted_bugs.py"), 60, 60),
 }
 
 
@@ -46,9 +49,25 @@ def runtime(name: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def run_lane(name: str) -> str:
-    """pytest's last line, after an assertion that the lane is green and has not shrunk."""
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=[
+                pytest.mark.slow(lane.seconds), *(pytest.mark.builds(build, lane.sanitizer) for build in lane.builds)
+            ],
+        )
+        for name, lane in LANES.items()
+    ],
+)  # fmt: skip
+@emulated.needed
+@pytest.mark.skipif(emulated.LANE != "plain", reason="this is the subprocess of a lane")
+def test_lane(name: str, lane_ran: Callable[[str, int], None]) -> None:
+    """The lane is green and has not shrunk."""
     lane = LANES[name]
+    missing = [library for library in RUNTIMES[lane.sanitizer] if not os.path.isabs(runtime(library))]
+    assert not missing, f"the lane needs {missing}, which g++ does not have"
     for build in lane.builds:
         cuda_build.library(build, lane.sanitizer)
     environment = os.environ | {
@@ -67,22 +86,4 @@ def run_lane(name: str) -> str:
     assert result.returncode == 0, report
     assert passed is not None, report
     assert int(passed[1]) >= lane.at_least, report
-    return passed[0]
-
-
-@pytest.mark.builds("kernels", "asan")
-@pytest.mark.builds("kernels", "tsan")
-@pytest.mark.builds(pointwise.BUILD, "asan")
-@pytest.mark.builds(pointwise.BUILD, "tsan")
-@pytest.mark.builds("pairs", "asan")
-@pytest.mark.builds("pairs", "tsan")
-@emulated.needed
-@pytest.mark.skipif(emulated.LANE != "plain", reason="this is the subprocess of a lane")
-def test_lanes(capfd: pytest.CaptureFixture[str]) -> None:
-    for sanitizer, libraries in RUNTIMES.items():
-        missing = [name for name in libraries if not os.path.isabs(runtime(name))]
-        assert not missing, f"the {sanitizer} lanes need {missing}, which g++ does not have"
-    with ThreadPoolExecutor(max_workers=2) as pool:  # a core each
-        for lane, summary in zip(LANES, pool.map(run_lane, LANES), strict=True):
-            with capfd.disabled():
-                print(f"\nCUDA kernels on the emulator, {lane}: {summary}")
+    lane_ran(f"CUDA C++ on the emulator, {name}", int(passed[1]))

@@ -20,6 +20,7 @@ GLUE_FLAGS = [
 LIBRARIES = ["-Wl,--no-as-needed", f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}", "-ltorch_cpu", "-lc10"]
 
 pytestmark = [
+    pytest.mark.lane("CUDA C++, the torch glue"),
     emulated.needed,
     pytest.mark.skipif(emulated.LANE != "plain", reason="the glue has no kernels to sanitize"),
 ]

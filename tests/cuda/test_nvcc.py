@@ -11,6 +11,7 @@ import emulated
 import pytest
 
 pytestmark = [
+    pytest.mark.lane("CUDA C++ by nvcc"),
     pytest.mark.skipif(cuda_build.nvcc() is None, reason="nvcc is not installed"),
     pytest.mark.skipif(emulated.LANE != "plain", reason="nvcc's objects have no lanes"),
 ]

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 pytestmark = [
+    pytest.mark.lane("CUDA C++ on the emulator, the emulator itself and planted bugs"),
     pytest.mark.builds("bugs", emulated.LANE),
     pytest.mark.planted,
     emulated.needed,

@@ -17,6 +17,7 @@ from emulated_pointwise import DTYPES, FLOATS, Call, Problem, assert_same, descr
 from torch import Tensor
 
 pytestmark = [
+    pytest.mark.lane("CUDA C++ on the emulator, pointwise"),
     pytest.mark.builds(pointwise.BUILD, emulated.LANE),
     emulated.needed,
 ]

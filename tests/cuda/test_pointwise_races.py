@@ -9,6 +9,7 @@ import torch
 from emulated_pointwise import Problem, describe, parameters_of, values
 
 pytestmark = [
+    pytest.mark.lane("CUDA C++ on the emulator, pointwise"),
     pytest.mark.builds(pointwise.BUILD, emulated.LANE),
     emulated.needed,
 ]

@@ -8,6 +8,7 @@ import torch
 from emulated import CLUSTERS, H100, IGNORE, MEAN, NONE, TWO_READS, Device, Problem
 
 pytestmark = [
+    pytest.mark.lane("CUDA C++ on the emulator, rows"),
     pytest.mark.builds("kernels", emulated.LANE),
     emulated.needed,
 ]

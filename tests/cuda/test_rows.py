@@ -14,6 +14,7 @@ import torch
 from emulated import A100, CLUSTERS, DTYPES, H100, IGNORE, MEAN, NONE, SUM, TWO_READS, Device, Problem
 
 pytestmark = [
+    pytest.mark.lane("CUDA C++ on the emulator, rows"),
     pytest.mark.builds("kernels", emulated.LANE),
     emulated.needed,
 ]

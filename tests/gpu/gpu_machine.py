@@ -18,7 +18,7 @@ DEVICE = "cpu" if REHEARSAL else "cuda"
 PRESENT = REHEARSAL or torch.cuda.is_available()
 BACKENDS = [name for name, device in ALL_BACKENDS if device == DEVICE]
 
-needed = pytest.mark.skipif(not PRESENT, reason="no CUDA device")
+needed = [pytest.mark.lane("on a GPU"), pytest.mark.skipif(not PRESENT, reason="no CUDA device")]
 backends = pytest.mark.parametrize("backend", BACKENDS or [pytest.param("none", marks=pytest.mark.skip("no GPU"))])
 
 

@@ -15,6 +15,7 @@ from gpu_journal import Journal
 from gpu_process import Deadline, Job, run_job, run_limited
 from gpu_results import Results
 
+pytestmark = pytest.mark.lane("make gpu: its parts that need no GPU")
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 

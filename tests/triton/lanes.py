@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-WORKERS = min(2, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)

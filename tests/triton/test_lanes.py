@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,51 +18,51 @@ COMPILED = {
     "pointwise": ("lane_pointwise_compile", ("-k", "test_skeleton"), CHIPS),
     "pairs": ("lane_pairs_compile", (), ("sm_90", "gfx942")),  # one of each vendor: it is arithmetic alone
 }
-EVERY_LOSS = "every pointwise loss for sm_90"
-LAWS = "laws of the pointwise losses"
 # What the lanes have not tested themselves; the rest of the laws takes minutes in the interpreter.
 POINTWISE_LAWS = "triton and (test_terms or broadcasting)"
 PAIRS_LAWS = (
     "triton and (agree or special or mixed or (sizes and not 1025 and not 1030 and not 70-2) or "
     "(two and (not_there or layouts)))"
 )
+# file, options of pytest, about so many seconds
 INTERPRETED = {
-    LAWS: ("../test_pointwise", ("-k", POINTWISE_LAWS, "-W", "ignore")),
-    "laws of the losses over pairs": ("../test_pairs", ("-k", PAIRS_LAWS, "-W", "ignore")),
-    "row": ("lane_interpreter", ()),
-    "pointwise": ("lane_pointwise", ()),
-    "pointwise losses": ("lane_pointwise_losses", ()),
+    "laws of the pointwise losses": ("../test_pointwise", ("-k", POINTWISE_LAWS, "-W", "ignore"), 60),
+    "laws of the losses over pairs": ("../test_pairs", ("-k", PAIRS_LAWS, "-W", "ignore"), 30),
+    "row kernels": ("lane_interpreter", (), 60),
+    "pointwise kernels": ("lane_pointwise", (), 60),
+    "pointwise losses": ("lane_pointwise_losses", (), 60),
 }
-LANES = [
-    EVERY_LOSS,
-    *INTERPRETED,
-    *(f"{skeleton} for {chip}" for skeleton, (*_, chips) in COMPILED.items() for chip in chips),
-]
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[lanes.Outcome]]]:
-    """All lanes at once, as many at a time as there are workers."""
-    with ThreadPoolExecutor(lanes.WORKERS) as pool:
-        cache = tmp_path_factory.mktemp("losses")
-        every = pool.submit(lanes.compile_for, "sm_90", "lane_pointwise_compile", cache, "-rP", "-k", "test_every_loss")
-        started = {EVERY_LOSS: every}
-        for name, (lane, options) in INTERPRETED.items():
-            started[name] = pool.submit(lanes.interpret, lane, *options)
-        for skeleton, (lane, options, chips) in COMPILED.items():
-            for chip in chips:
-                cache = tmp_path_factory.mktemp(chip)
-                started[f"{skeleton} for {chip}"] = pool.submit(lanes.compile_for, chip, lane, cache, "-rP", *options)
-        yield started
-
-
-@pytest.mark.parametrize("lane", LANES)
-def test_lane(lane, running, capsys):
-    outcome = running[lane].result()
-    with capsys.disabled():
-        print(f"\n{lane}: {outcome.passed} cases passed, pytest's exit code {outcome.code}")
+def check(outcome: lanes.Outcome) -> int:
+    """How many cases passed."""
     print(outcome.output)
     assert outcome.code == 0
     assert outcome.passed > 0
+    return outcome.passed
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow(seconds)) for name, (*_, seconds) in INTERPRETED.items()]
+)
+def test_interpreted(name: str, lane_ran: Callable[[str, int], None]) -> None:
+    lane, options, _ = INTERPRETED[name]
+    lane_ran(f"Triton, interpreted: {name}", check(lanes.interpret(lane, *options)))
+
+
+@pytest.mark.slow(30)
+@pytest.mark.parametrize(
+    ("chip", "skeleton"), [(chip, name) for name, (*_, chips) in COMPILED.items() for chip in chips]
+)
+def test_compiled(chip: str, skeleton: str, tmp_path: Path, lane_ran: Callable[[str, int], None]) -> None:
+    lane, options, _ = COMPILED[skeleton]
+    lane_ran(f"Triton, compiled for {chip}", check(lanes.compile_for(chip, lane, tmp_path, "-rP", *options)))
+
+
+@pytest.mark.slow(60)
+def test_every_loss_compiles(tmp_path: Path, lane_ran: Callable[[str, int], None]) -> None:
+    options = ("-rP", "-k", "test_every_loss")
+    outcome = lanes.compile_for("sm_90", "lane_pointwise_compile", tmp_path, *options)
+    lane_ran("Triton, compiled for sm_90", check(outcome))

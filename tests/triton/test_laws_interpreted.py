@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,9 @@ LAWS = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_laws_on_the_interpreter(capsys):
+def test_laws_on_the_interpreter(lane_ran: Callable[[str, int], None]) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "-k", LAWS]
     result = subprocess.run(
         [*command, "test_laws.py", "test_cross_entropy.py", "test_linear_cross_entropy.py"],
@@ -31,5 +33,6 @@ def test_laws_on_the_interpreter(capsys):
         text=True,
     )
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-1000:]
-    with capsys.disabled():
-        print("\nlaws on the interpreter:", result.stdout.strip().splitlines()[-1])
+    passed = re.search(r"^(\d+) passed", result.stdout, re.M)
+    assert passed is not None, result.stdout[-1000:]
+    lane_ran("Triton, interpreted: laws of the row losses", int(passed[1]))

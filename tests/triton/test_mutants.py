@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +15,10 @@ import lanes
 
 SOURCES = Path(__file__).resolve().parents[2] / "triton_kernels"
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+pytestmark = [
+    pytest.mark.lane("Triton, kernels broken on purpose"),
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),
+]
 
 
 class Mutant(NamedTuple):
@@ -165,26 +166,16 @@ def copy_with(mutant: Mutant, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[lanes.Outcome]]]:
-    with ThreadPoolExecutor(lanes.WORKERS) as pool:
-        started = {}
-        for name, mutant in MUTANTS.items():
-            folder = tmp_path_factory.mktemp("mutant")
-            where = {"FASTLOSS_TEST_TRITON_KERNELS": str(copy_with(mutant, folder / "triton_kernels"))}
-            options = ("-x", "-k", mutant.tests)
-            if mutant.chip:
-                started[name] = pool.submit(
-                    lanes.compile_for, mutant.chip, mutant.lane, folder / "cache", *options, **where
-                )
-            else:
-                started[name] = pool.submit(lanes.interpret, mutant.lane, *options, **where)
-        yield started
-
-
+@pytest.mark.slow(5)
 @pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_killed(name, running):
-    outcome = running[name].result()
+def test_mutant_is_killed(name: str, tmp_path: Path) -> None:
+    mutant = MUTANTS[name]
+    where = {"FASTLOSS_TEST_TRITON_KERNELS": str(copy_with(mutant, tmp_path / "triton_kernels"))}
+    options = ("-x", "-k", mutant.tests)
+    if mutant.chip:
+        outcome = lanes.compile_for(mutant.chip, mutant.lane, tmp_path / "cache", *options, **where)
+    else:
+        outcome = lanes.interpret(mutant.lane, *options, **where)
     print(outcome.output)
     assert outcome.code == 1
-    assert MUTANTS[name].symptom in outcome.output
+    assert mutant.symptom in outcome.output
