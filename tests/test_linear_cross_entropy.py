@@ -274,7 +274,7 @@ def test_transforms_are_the_references():
     assert_close(torch.func.vmap(explained)(batch), torch.stack([expected(x, w) for x in batch]), torch.float64)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 @backends
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_compile_fullgraph(reduction, backend, device):

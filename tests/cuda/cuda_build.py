@@ -31,6 +31,7 @@ LANE_FLAGS = {
     "plain": ["-O2"],
     "asan": ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fsanitize-recover=address"],
     "tsan": ["-O1", "-fsanitize=thread"],
+    "coverage": ["-O0", "--coverage"],  # tools/device_coverage.py
 }
 EMULATED_FLAGS = [
     "-std=c++17", "-g1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror",

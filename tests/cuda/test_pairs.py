@@ -12,6 +12,7 @@ from emulated import DTYPES
 from emulated_pairs import Problem
 
 pytestmark = [
+    pytest.mark.lane("CUDA C++ on the emulator, pairs"),
     pytest.mark.builds(pairs.BUILD, emulated.LANE),
     emulated.needed,
 ]
