@@ -150,7 +150,7 @@ class Row:
             return Invalid("input and target do not match")
         elif target.dtype != torch.int64:
             return Invalid("index targets are int64")
-        if shape.numel() == 0:
+        if 0 in shape:
             return EMPTY
         if not dtype.is_floating_point:
             return Invalid("the logits are not floating-point")
@@ -191,7 +191,8 @@ def _small(logits: Tensor) -> bool:
 
 def batch_shape(shape: torch.Size) -> torch.Size:
     """(C), (N, C) or (N, C, d1 .. dk) without the classes."""
-    return torch.Size(() if len(shape) == 1 else (shape[0], *shape[2:]))
+    # slices: a torch.Size made of symbols, under torch.export, has numbers in it
+    return shape[:0] if len(shape) == 1 else shape[:1] + shape[2:]  # type: ignore[return-value]
 
 
 def _class_contiguous(logits: Tensor) -> bool:
