@@ -128,7 +128,9 @@ KINDS = {
             (r"z > g\.max\[k\]", "z < g.max[k]"),
             (r"left < 0 \? 0 : ", ""),
             (r"if \(g\.count\[k\]\) ", ""),
-            (r"if \(index_mass != A\(0\)\) ", ""),
+            (r"if \(mass != A\(0\)\) ", ""),
+            (r"A\(1\) - gamma \* pull", "A(1) + gamma * pull"),
+            (r"miss > A\(0\)", "miss >= A(0)"),
         ),
         (
             build("cpu", ("CXXFLAGS", "-O0")),
