@@ -23,8 +23,9 @@ from torch import Tensor
 from fastloss.lowering import accumulator_dtype
 from fastloss.skeletons.row_operators import MEAN, NONE, SUM, RowOperands
 
-# Of the logits of one chunk. Enough rows for the matrix products to be as quick as in one piece, and few enough passes
-# over the gradient of the matrix. CPU: measured, 512 rows of 32000 float32 at H = 512. Elsewhere not measured.
+# Of the logits of one chunk: enough rows for the matrix products to be as quick as in one piece, and few enough passes
+# over the gradient of the matrix. CPU, 1024 x 32000 float32 at H = 512: 16 MiB took 20% more CPU time than 32 or 64,
+# and 128 took 7% more; with more classes a chunk has fewer rows, hence 64. Elsewhere not measured.
 CHUNK_BYTES = {"cpu": 64 << 20}
 CHUNK_BYTES_ELSEWHERE = 256 << 20
 
