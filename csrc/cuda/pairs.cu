@@ -12,7 +12,7 @@ namespace fastloss {
 
 constexpr int kPairsWarps = 4, kPairsThreads = 32 * kPairsWarps;
 constexpr int kPairsSources = 32;
-constexpr int kPairsTargets = 256;            // of a tile
+constexpr int kPairsTargets = 256;           // of a tile
 constexpr long long kMaxPairsBlocks = 4096;  // of a launch: two waves on an H100
 
 // (rows, elements of a row)
