@@ -418,6 +418,24 @@ def test_modules():
     assert fastloss.IQNLoss(kappa=0.5)(q, t, tau) == rl.iqn_loss(q, t, tau, kappa=0.5)
 
 
+@pytest.mark.skipif(("cpu", "cpu") not in BACKENDS, reason="no CPU kernels")
+def test_the_operator_refuses_what_does_not_fit():
+    source, target, tau, factors = torch.randn(4, 3), torch.randn(4, 5), torch.rand(3), torch.rand(4)
+    how = (source, target, [tau], factors, "quantile_huber_loss", [1.0], 1.0, True, True)
+    assert torch.ops.fastloss.pairs(*how)[0].isfinite()
+    for change, message in (
+        ({1: target[:3]}, "do not fit"),
+        ({2: [tau[:2]]}, "do not fit"),
+        ({2: []}, "another number"),
+        ({3: factors.double()}, "row_factor"),
+        ({3: factors[1:]}, "row_factor"),
+        ({4: "unheard_of"}, "no pairs loss"),
+        ({5: []}, "another number"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            torch.ops.fastloss.pairs(*(change.get(k, x) for k, x in enumerate(how)))
+
+
 MEMORY = """
 import sys, torch, fastloss
 def field(name):

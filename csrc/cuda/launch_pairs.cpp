@@ -35,9 +35,12 @@ std::tuple<Tensor, Tensor> pairs(Tensor source, Tensor target, std::vector<Tenso
   call.target = pairs_tensor(target, call.rows, call.targets);
   for (size_t k = 0; k < operands.size(); ++k) call.operand[k] = pairs_tensor(operands[k], call.rows, call.sources);
   call.in_double = call.source.dtype == FASTLOSS_FLOAT64 || call.target.dtype == FASTLOSS_FLOAT64;
-  call.row_factor = data_of(row_factor);
   call.factor = factor;
   const ScalarType accumulator = call.in_double ? ScalarType::Double : ScalarType::Float;
+  STD_TORCH_CHECK(!row_factor.has_value() || (row_factor->dim() == 1 && row_factor->size(0) == call.rows &&
+                                              row_factor->is_contiguous() && row_factor->scalar_type() == accumulator),
+                  "fastloss: row_factor must be (rows), contiguous, of the accumulator dtype");
+  call.row_factor = data_of(row_factor);
   const std::vector<int64_t> per_row = {call.rows}, scalar, whole = {call.rows, call.sources}, nothing = {0};
   const Tensor losses = torch::stable::new_empty(source, reduce ? scalar : per_row, accumulator);
   const Tensor gradient = torch::stable::new_empty(source, wanted ? whole : nothing);

@@ -165,6 +165,8 @@ def check_pairs() -> None:
             ({2: [tau[:2]]}, "do not fit"),
             ({1: target[:2]}, "do not fit"),
             ({1: target.long()}, "floating-point"),
+            ({3: factors.double()}, "row_factor"),
+            ({3: factors[1:]}, "row_factor"),
         ]:
             with pytest.raises(RuntimeError, match=message):
                 torch.ops.fastloss.pairs(*(change.get(i, argument) for i, argument in enumerate(how)), True, True)
