@@ -175,9 +175,9 @@ class BuildBinaries(build_ext):
                 glue = f"{CXX_FLAGS} {STABLE_ABI} {torch_include}"
                 objects = [
                     build.object(csrc / "cpu" / f"{name}.cpp", glue)
-                    for name in ("row_operators", "pointwise_operators")
+                    for name in ("row_operators", "pointwise_operators", "pairwise_operators")
                 ]
-                for skeleton in ("row", "pointwise"):
+                for skeleton in ("row", "pointwise", "pairwise"):
                     objects += self.per_instruction_set(build, csrc / "cpu" / f"{skeleton}.cpp")
                 build.link(out, objects, f"-L{torch_root / 'lib'} -ltorch_cpu -lc10")
             else:

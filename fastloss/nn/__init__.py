@@ -17,6 +17,7 @@ from fastloss.nn.likelihood import (
     LaplaceNLLLoss,
     PoissonNLLLoss,
 )
+from fastloss.nn.metric import BatchHardTripletLoss, InfoNCELoss, NTXentLoss, SemiHardTripletLoss, SupConLoss
 from fastloss.nn.regression import (
     ExpectileLoss,
     HuberLoss,
@@ -26,11 +27,23 @@ from fastloss.nn.regression import (
     QuantileLoss,
     SmoothL1Loss,
 )
-from fastloss.nn.rl import PPOClipLoss, PPOLoss, ValueClipLoss
+from fastloss.nn.rl import (
+    CURLLoss,
+    IQNLoss,
+    PPOClipLoss,
+    PPOLoss,
+    QuantileHuberLoss,
+    TemporalContrastiveLoss,
+    ValueClipLoss,
+)
+from fastloss.nn.self_supervised import CLIPLoss, MoCoLoss, SigLIPLoss, VICRegLoss
 
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
+    "BatchHardTripletLoss",
+    "CLIPLoss",
+    "CURLLoss",
     "CrossEntropyLoss",
     "DPOLoss",
     "ExpectileLoss",
@@ -38,6 +51,8 @@ __all__ = [
     "HingeEmbeddingLoss",
     "HingeLoss",
     "HuberLoss",
+    "IQNLoss",
+    "InfoNCELoss",
     "KLDivLoss",
     "KLPenalty",
     "KTOLoss",
@@ -46,15 +61,23 @@ __all__ = [
     "LogCoshLoss",
     "MSELoss",
     "MarginRankingLoss",
+    "MoCoLoss",
+    "NTXentLoss",
     "ORPOLoss",
     "PPOClipLoss",
     "PPOLoss",
     "PoissonNLLLoss",
+    "QuantileHuberLoss",
     "QuantileLoss",
     "RewardModelLoss",
+    "SemiHardTripletLoss",
+    "SigLIPLoss",
     "SigmoidFocalLoss",
     "SimPOLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "SupConLoss",
+    "TemporalContrastiveLoss",
+    "VICRegLoss",
     "ValueClipLoss",
 ]

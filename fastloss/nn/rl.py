@@ -13,7 +13,15 @@ from fastloss import rl
 from fastloss.losses.terms import Terms
 from fastloss.nn.base import FunctionLoss
 
-__all__ = ["PPOClipLoss", "PPOLoss", "ValueClipLoss"]
+__all__ = [
+    "CURLLoss",
+    "IQNLoss",
+    "PPOClipLoss",
+    "PPOLoss",
+    "QuantileHuberLoss",
+    "TemporalContrastiveLoss",
+    "ValueClipLoss",
+]
 
 
 class PPOClipLoss(FunctionLoss):
@@ -140,3 +148,87 @@ class PPOLoss(FunctionLoss):
         return self.call(
             logp, old_logp, advantages, values, returns, entropy, old_values, mask=mask, normalizer=normalizer
         )
+
+
+class CURLLoss(FunctionLoss):
+    """Each query is to find its key by a bilinear similarity, the Module of :func:`fastloss.rl.curl_loss`."""
+
+    function = staticmethod(rl.curl_loss)
+    __constants__: ClassVar[list[str]] = ["reduction", "temperature"]
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        self.temperature = temperature
+
+    def forward(self, query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
+        return self.call(query, key, weight)
+
+
+class TemporalContrastiveLoss(FunctionLoss):
+    """Each state is to find a later one, the Module of :func:`fastloss.rl.temporal_contrastive_loss`."""
+
+    function = staticmethod(rl.temporal_contrastive_loss)
+    __constants__: ClassVar[list[str]] = ["reduction", "offset", "temperature", "normalize", "time_dim"]
+
+    def __init__(
+        self,
+        *,
+        offset: int = 1,
+        temperature: float = 0.1,
+        normalize: bool = True,
+        time_dim: int = 0,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        self.offset = offset
+        self.temperature = temperature
+        self.normalize = normalize
+        self.time_dim = time_dim
+
+    def forward(self, states: Tensor, predictions: Tensor | None = None, *, episodes: Tensor | None = None) -> Tensor:
+        return self.call(states, predictions, episodes=episodes)
+
+
+class QuantileHuberLoss(FunctionLoss):
+    """Quantile regression of returns, the Module of :func:`fastloss.rl.quantile_huber_loss`."""
+
+    function = staticmethod(rl.quantile_huber_loss)
+    __constants__: ClassVar[list[str]] = ["reduction", "kappa"]
+
+    def __init__(
+        self,
+        *,
+        kappa: float = 1.0,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        self.kappa = kappa
+
+    def forward(
+        self, quantiles: Tensor, target: Tensor, tau: Tensor | None = None, *, weight: Tensor | None = None
+    ) -> Tensor:
+        return self.call(quantiles, target, tau, weight=weight)
+
+
+class IQNLoss(FunctionLoss):
+    """Quantile regression at sampled levels, the Module of :func:`fastloss.rl.iqn_loss`."""
+
+    function = staticmethod(rl.iqn_loss)
+    __constants__: ClassVar[list[str]] = ["reduction", "kappa"]
+
+    def __init__(
+        self,
+        *,
+        kappa: float = 1.0,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        self.kappa = kappa
+
+    def forward(self, quantiles: Tensor, target: Tensor, tau: Tensor, *, weight: Tensor | None = None) -> Tensor:
+        return self.call(quantiles, target, tau, weight=weight)

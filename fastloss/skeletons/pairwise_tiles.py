@@ -1,0 +1,273 @@
+"""The pairwise operators for CPU and CUDA: matrix products of torch's BLAS on tiles, losses of tiles by the row and
+pointwise kernels.
+
+A tile is a block of queries against all keys, in one buffer that every block uses again. A block of rows has its whole
+log-sum-exp, so the loss and both gradients come out of one visit, with three matrix products: similarities, G K, and
+G^T Q, where G is the gradient of the tile. That is 3 N M D multiply-adds, as many as the full matrix takes.
+
+Where both directions have a log-sum-exp, the first visit collects the statistics of rows and columns, a second one
+takes the gradients: 4 N M D. Tiles of the first visit are kept up to KEPT_BYTES, so that small problems pay 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastloss.skeletons.row_operators import NONE, SUM
+
+# A tile has to stay in the cache between the products that write it, the loss that rewrites it, and the two products
+# that read it; a block of few rows makes slow products.
+TILE_BYTES = 4 << 20
+MIN_ROWS, MAX_ROWS = 64, 512
+KEPT_BYTES = 64 << 20
+_ALIGNMENT = 16  # elements: the rows of a tile start on a cache line
+
+Result = tuple[Tensor, list[Tensor]]
+
+
+def _blocks(rows: int, columns: int, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(a block of rows, the tile for it, uninitialised)"""
+    stride = -(-columns // _ALIGNMENT) * _ALIGNMENT
+    height = TILE_BYTES // (stride * like.element_size())
+    height = min(rows, max(MIN_ROWS, min(MAX_ROWS, height)))
+    buffer = like.new_empty(height, stride)
+    for start in range(0, rows, height):
+        block = slice(start, min(rows, start + height))
+        yield block, buffer[: block.stop - start, :columns]
+
+
+def _like_rows(upstream: Tensor | None, x: Tensor) -> Tensor:
+    """x, its rows times upstream (N,)"""
+    return x if upstream is None else x * upstream[:, None]
+
+
+class _Softmax:
+    """log_sum_exp of the rows minus the target, by the row kernels of cross-entropy."""
+
+    name, parameters, ignore_index = "cross_entropy", [0.0, 0.0, 0.0, 1.0], -100
+
+    @classmethod
+    def losses(cls, tile: Tensor, target: Tensor) -> Tensor:
+        return torch.ops.fastloss.row_forward(tile, target, None, cls.name, cls.parameters, cls.ignore_index, NONE)[0]
+
+    @classmethod
+    def gradient_(cls, tile: Tensor, target: Tensor) -> Tensor:
+        """The sum of the losses; the tile becomes its gradient."""
+        operator = torch.ops.fastloss.row_forward_backward_
+        return operator(tile, target, None, cls.name, cls.parameters, cls.ignore_index, SUM)
+
+
+def pairwise_softmax(
+    query: Tensor, key: Tensor, own: Tensor | None, scale: Tensor, target: Tensor, dropped: Tensor | None,
+    labels: Tensor | None, key_labels: Tensor | None, exclude_self: bool, upstream: Tensor | None, gradients: bool,
+) -> Result:  # fmt: skip
+    size, count = query.shape[0], key.shape[0]
+    columns = count + (own is not None)
+    target = target.contiguous()
+    losses, totals = [], []
+    if gradients:
+        of_query, of_key = torch.empty_like(query, memory_format=torch.contiguous_format), torch.zeros_like(key)
+        of_own = None if own is None else torch.empty_like(query)
+    for block, tile in _blocks(size, columns, query):
+        scaled = query[block] * scale
+        similarities = tile[:, :count]
+        torch.mm(scaled, key.t(), out=similarities)
+        if own is not None:
+            tile[:, count] = (scaled * own[block]).sum(1)
+        if exclude_self:
+            similarities.diagonal(block.start).fill_(-math.inf)
+        if dropped is not None:
+            tile.scatter_(1, dropped[block, None], -math.inf)
+        if labels is not None and key_labels is not None:
+            similarities.masked_fill_(labels[block, None] == key_labels, -math.inf)
+        if not gradients:
+            losses.append(_Softmax.losses(tile, target[block]))
+            continue
+        totals.append(_Softmax.gradient_(tile, target[block]))
+        if upstream is not None:
+            scaled = scaled * upstream[block, None]
+        torch.mm(similarities, key, out=of_query[block])
+        of_key.addmm_(similarities.t(), scaled)
+        if own is not None and of_own is not None:
+            of_query[block].addcmul_(tile[:, count:], own[block])
+            of_own[block] = tile[:, count:] * scaled
+    if not gradients:
+        return torch.cat(losses), []
+    of_query, of_scale = _through_scale(query, of_query, scale, upstream)
+    found = [of_query, of_key, *([] if of_own is None else [of_own]), of_scale]
+    return torch.stack(totals).sum(), found
+
+
+def _through_scale(query: Tensor, of_scaled: Tensor, scale: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor]:
+    """From the gradient by (scale * query), of the losses without their upstream: by query, by scale."""
+    if upstream is not None:
+        of_scaled = of_scaled.mul_(upstream[:, None])
+    of_scale = torch.linalg.vecdot(query, of_scaled).sum()
+    return of_scaled.mul_(scale), of_scale
+
+
+def pairwise_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor | None, gradients: bool) -> Result:
+    size = query.shape[0]
+    kept: list[Tensor] = []
+    room = KEPT_BYTES // (size * query.element_size()) if gradients else 0  # rows of similarities
+    diagonal = query.new_empty(size)
+    row_sum = query.new_empty(size)  # log-sum-exp
+    column_max, column_sum = query.new_full((size,), -math.inf), query.new_zeros(size)
+    for block, tile in _blocks(size, size, query):
+        if room >= tile.shape[0]:
+            tile = torch.empty_like(tile)
+            room -= tile.shape[0]
+            kept.append(tile)
+        torch.mm(query[block] * scale, key.t(), out=tile)
+        diagonal[block] = tile.diagonal(block.start)
+        row_sum[block] = tile.logsumexp(1)
+        largest = torch.maximum(column_max, tile.amax(0))
+        column_sum *= torch.exp(column_max - largest)
+        column_sum += (tile - largest).exp_().sum(0)
+        column_max = largest
+    column_sum = column_sum.log_() + column_max
+    losses = (row_sum + column_sum) / 2 - diagonal
+    if not gradients:
+        return losses, []
+    of_query, of_key = torch.empty_like(query, memory_format=torch.contiguous_format), torch.zeros_like(key)
+    for number, (block, tile) in enumerate(_blocks(size, size, query)):
+        scaled = query[block] * scale
+        if number < len(kept):
+            tile = kept[number]
+        else:
+            torch.mm(scaled, key.t(), out=tile)
+        by_column = (tile - column_sum).exp_()
+        tile.sub_(row_sum[block, None]).exp_()
+        if upstream is None:
+            tile += by_column
+            tile.diagonal(block.start).sub_(2)
+        else:
+            tile.mul_(upstream[block, None]).addcmul_(by_column, upstream)
+            tile.diagonal(block.start).sub_(2 * upstream[block])
+        torch.mm(tile, key, out=of_query[block])
+        of_key.addmm_(tile.t(), scaled)
+    of_query, of_scale = _through_scale(query, of_query.mul_(0.5), scale, None)
+    return losses.sum(), [of_query, of_key.mul_(0.5), of_scale]
+
+
+def pairwise_sigmoid(
+    query: Tensor, key: Tensor, scale: Tensor, bias: Tensor, upstream: Tensor | None, gradients: bool
+) -> Result:
+    size = query.shape[0]
+    losses = []
+    of_bias = torch.zeros_like(bias)
+    if gradients:
+        of_query, of_key = torch.empty_like(query, memory_format=torch.contiguous_format), torch.zeros_like(key)
+    for block, tile in _blocks(size, size, query):
+        scaled = query[block] * scale
+        torch.addmm(bias.expand(1, size), scaled, key.t(), out=tile)
+        diagonal = tile.diagonal(block.start)
+        same = diagonal.clone()
+        diagonal.fill_(-math.inf)  # neither a loss nor a gradient as a pair that does not belong together
+        losses.append(torch.nn.functional.softplus(tile).sum(1) + torch.nn.functional.softplus(-same))
+        if not gradients:
+            continue
+        tile.sigmoid_()
+        diagonal.copy_(-torch.sigmoid(-same))
+        if upstream is not None:
+            tile.mul_(upstream[block, None])
+        of_bias += tile.sum()
+        torch.mm(tile, key, out=of_query[block])
+        of_key.addmm_(tile.t(), scaled)
+    if not gradients:
+        return torch.cat(losses), []
+    of_query, of_scale = _through_scale(query, of_query, scale, None)
+    return torch.cat(losses).sum(), [of_query, of_key, of_scale, of_bias]
+
+
+# ------------------------------------------------------------------------------------------ distances
+
+
+def _distance_tiles(vectors: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(a block of rows, their squared distances from all vectors)
+
+    As |x|^2 - 2 <x, y> + |y|^2, which loses digits where a distance is small beside the vectors. Their mean is the part
+    of them that can be taken out beforehand.
+    """
+    vectors = vectors - vectors.mean(0)
+    squares = torch.linalg.vecdot(vectors, vectors)
+    for block, tile in _blocks(vectors.shape[0], vectors.shape[0], vectors):
+        torch.addmm(squares, vectors[block], vectors.t(), alpha=-2, out=tile)
+        yield block, tile.add_(squares[block, None]).clamp_(min=0)
+
+
+def hardest_pairs(vectors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    positive, negative = (torch.empty(labels.shape, dtype=torch.int64, device=vectors.device) for _ in range(2))
+    for block, tile in _distance_tiles(vectors):
+        same = labels[block, None] == labels
+        nearest, negative[block] = tile.masked_fill(same, math.inf).min(1)
+        same.diagonal(block.start).fill_(False)
+        farthest, positive[block] = tile.masked_fill_(~same, -math.inf).max(1)
+        negative[block].masked_fill_(nearest == math.inf, -1)
+        positive[block].masked_fill_(farthest == -math.inf, -1)
+    return positive, negative
+
+
+def pairwise_semi_hard(
+    vectors: Tensor, labels: Tensor, margin: float, squared: bool, upstream: Tensor | None, gradients: bool
+) -> Result:
+    losses = []
+    gradient = torch.zeros_like(vectors)
+    for block, tile in _distance_tiles(vectors):
+        if not squared:
+            tile.sqrt_()
+        same = labels[block, None] == labels
+        ordered, order = tile.masked_fill(same, math.inf).sort(1)  # the distances of the others, inf at the end
+        others = (~same).sum(1, keepdim=True)
+        same.diagonal(block.start).fill_(False)
+        farther = torch.searchsorted(ordered, tile.contiguous(), right=True)
+        farther = torch.minimum(farther, others - 1).clamp_(min=0)
+        losses_of_pairs = (tile - ordered.gather(1, farther)).add_(margin).clamp_(min=0)
+        losses_of_pairs.masked_fill_(~same | (others == 0), 0)
+        losses.append(losses_of_pairs.sum(1))
+        if not gradients:
+            continue
+        weight = (losses_of_pairs > 0).to(tile.dtype)  # the gradient by the distances: small integers, exact sums
+        weight = weight.scatter_add(1, order.gather(1, farther), -weight)
+        if upstream is not None:
+            weight *= upstream[block, None]
+        if squared:
+            weight *= 2
+        else:
+            weight = torch.where(tile > 0, weight / tile, 0)
+        # by x_i: sum_j w_ij (x_i - x_j), by x_j: the negative of it
+        gradient[block] += weight.sum(1, keepdim=True) * vectors[block] - weight @ vectors
+        gradient += weight.sum(0)[:, None] * vectors - weight.t() @ vectors[block]
+    total = torch.cat(losses)
+    return (total.sum(), [gradient]) if gradients else (total, [])
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "pairwise_softmax": pairwise_softmax,
+    "pairwise_two_way": pairwise_two_way,
+    "pairwise_sigmoid": pairwise_sigmoid,
+    "hardest_pairs": hardest_pairs,
+    "pairwise_semi_hard": pairwise_semi_hard,
+}
+
+
+def without_autocast(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """The operands have the dtype that they are to be computed in."""
+
+    def run(*arguments: Any) -> Any:
+        device = next(x for x in arguments if isinstance(x, Tensor)).device.type
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            return operator(*arguments)
+
+    return run
+
+
+def register(library: torch.library.Library, keys: Sequence[str]) -> None:
+    for name, operator in OPERATORS.items():
+        for key in keys:
+            library.impl(name, without_autocast(operator), key)
