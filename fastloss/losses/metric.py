@@ -267,7 +267,7 @@ def _hardest_triplets(
     vectors = _checked_vectors(embeddings, labels, normalize)
     if margin is None:
         margin = 0.0 if soft_margin else 0.3
-    if not math.isfinite(margin):
+    if not abs(margin) < math.inf:
         raise ValueError(f"margin must be finite, got {margin}")
     return HardestTriplets(vectors, labels, margin, soft_margin, squared)
 
@@ -328,7 +328,7 @@ def _semi_hard_triplets(
     embeddings: Tensor, labels: Tensor, margin: float, normalize: bool, squared: bool
 ) -> SemiHardTriplets:
     vectors = _checked_vectors(embeddings, labels, normalize)
-    if not math.isfinite(margin):
+    if not abs(margin) < math.inf:
         raise ValueError(f"margin must be finite, got {margin}")
     return SemiHardTriplets(vectors, labels, margin, squared)
 

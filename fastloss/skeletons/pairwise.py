@@ -75,7 +75,6 @@ def _positives(labels: Tensor, key_labels: Tensor, key: Tensor, exclude_self: bo
 
 def _fused_softmax(p: SoftmaxPairs, namespace: str, reduction: str) -> Tensor:
     size, columns = p.query.shape[0], p.key.shape[0] + (p.own is not None)
-    counted: Tensor | None = None
     dropped = labels = key_labels = None
     linear: Tensor | None = None  # (N,), what the losses of the operator lack
     if p.labels is None:
@@ -119,7 +118,10 @@ def _fused_softmax(p: SoftmaxPairs, namespace: str, reduction: str) -> Tensor:
                 total, allowed = total - p.query, columns - 1
             wanted = torch.lerp(positive, (total / max(1, allowed)).expand_as(positive), p.label_smoothing)
         linear = p.scale * _dot(p.query, anchors - wanted)
-    arguments = (p.query, p.key, p.own, p.scale, target, dropped, labels, key_labels, p.exclude_self)
+    key = p.key
+    if p.exclude_self:
+        key = key_labels = None  # Dynamo (2.13) does not take one tensor for two arguments of a Function
+    arguments = (p.query, key, p.own, p.scale, target, dropped, labels, key_labels)
     if linear is not None:
         linear = linear.where(counted, 0)
     losses = pairwise_losses("pairwise_softmax", namespace, arguments, reduction != "none")

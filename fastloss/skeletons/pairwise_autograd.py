@@ -128,14 +128,14 @@ class _Gradients(Function):
 
 
 def _softmax(
-    query: Tensor, key: Tensor, own: Tensor | None, scale: Tensor, target: Tensor, dropped: Tensor | None,
-    labels: Tensor | None, key_labels: Tensor | None, exclude_self: bool,
+    query: Tensor, key: Tensor | None, own: Tensor | None, scale: Tensor, target: Tensor, dropped: Tensor | None,
+    labels: Tensor | None, key_labels: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    z = scale * (query @ key.t())
+    z = scale * (query @ (query if key is None else key).t())
     out = torch.zeros_like(z, dtype=torch.bool)
-    if labels is not None and key_labels is not None:
-        out = labels[:, None] == key_labels
-    if exclude_self:
+    if labels is not None:
+        out = labels[:, None] == (labels if key_labels is None else key_labels)
+    if key is None:
         out = out | torch.eye(z.shape[0], dtype=torch.bool, device=z.device)
     if own is not None:
         z = torch.cat([z, scale * (query * own).sum(1, keepdim=True)], 1)

@@ -3,8 +3,9 @@
 ``query`` (N, D), ``key`` (M, D), ``own`` (N, D) and the 0-d ``scale`` and ``bias`` have one dtype, float32 or float64.
 z[i, j] = scale <query_i, key_j>, and z[i, M] = scale <query_i, own_i> if there is ``own``.
 
-``pairwise_softmax``: loss_i = log(sum_j exp(z[i, j])) - z[i, target_i], and 0 if target_i is -100. Not in the sum: the
-pair (i, i) if ``exclude_self``; column dropped_i; every key j with labels_i = key_labels_j. The target is in the sum.
+``pairwise_softmax``: loss_i = log(sum_j exp(z[i, j])) - z[i, target_i], and 0 if target_i is -100. Not in the sum:
+column dropped_i; every key j with labels_i = key_labels_j. The target is in the sum. Without ``key`` (and
+``key_labels``), the keys are the queries, and the pair (i, i) is not in the sum.
 ``pairwise_two_way``: (loss_i by rows + loss_i by columns) / 2 with target_i = i.
 ``pairwise_sigmoid``: loss_i = sum_j softplus(-+(z[i, j] + bias)), - on the diagonal.
 
@@ -31,8 +32,8 @@ from torch import Tensor
 
 _HOW = "Tensor? upstream, bool gradients"
 SCHEMAS = {
-    "pairwise_softmax": "(Tensor query, Tensor key, Tensor? own, Tensor scale, Tensor target, Tensor? dropped, "
-    f"Tensor? labels, Tensor? key_labels, bool exclude_self, {_HOW}) -> (Tensor loss, Tensor[] gradients)",
+    "pairwise_softmax": "(Tensor query, Tensor? key, Tensor? own, Tensor scale, Tensor target, Tensor? dropped, "
+    f"Tensor? labels, Tensor? key_labels, {_HOW}) -> (Tensor loss, Tensor[] gradients)",
     "pairwise_two_way": f"(Tensor query, Tensor key, Tensor scale, {_HOW}) -> (Tensor loss, Tensor[] gradients)",
     "pairwise_sigmoid": f"(Tensor query, Tensor key, Tensor scale, Tensor bias, {_HOW}) -> "
     "(Tensor loss, Tensor[] gradients)",
@@ -85,7 +86,10 @@ def vmap_rules(ops: Any) -> dict[str, Any]:
         def rule(info: Any, in_dims: Any, *arguments: Any) -> Any:
             results = [
                 getattr(ops, name)(
-                    *(x if dim is None else x.select(dim, b) for x, dim in zip(arguments, in_dims, strict=True))
+                    *(
+                        x.select(dim, b) if isinstance(dim, int) else x
+                        for x, dim in zip(arguments, in_dims, strict=True)
+                    )
                 )
                 for b in range(info.batch_size)
             ]

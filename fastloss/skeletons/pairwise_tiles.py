@@ -63,9 +63,14 @@ class _Softmax:
 
 
 def pairwise_softmax(
-    query: Tensor, key: Tensor, own: Tensor | None, scale: Tensor, target: Tensor, dropped: Tensor | None,
-    labels: Tensor | None, key_labels: Tensor | None, exclude_self: bool, upstream: Tensor | None, gradients: bool,
+    query: Tensor, key: Tensor | None, own: Tensor | None, scale: Tensor, target: Tensor, dropped: Tensor | None,
+    labels: Tensor | None, key_labels: Tensor | None, upstream: Tensor | None, gradients: bool,
 ) -> Result:  # fmt: skip
+    if key is None and own is None and dropped is None and labels is None:
+        return _self_softmax(query, scale, target, upstream, gradients)
+    alone = key is None  # with itself
+    key = query if key is None else key
+    key_labels = labels if key_labels is None else key_labels
     size, count = query.shape[0], key.shape[0]
     columns = count + (own is not None)
     target = target.contiguous()
@@ -79,7 +84,7 @@ def pairwise_softmax(
         torch.mm(scaled, key.t(), out=similarities)
         if own is not None:
             tile[:, count] = (scaled * own[block]).sum(1)
-        if exclude_self:
+        if alone:
             similarities.diagonal(block.start).fill_(-math.inf)
         if dropped is not None:
             tile.scatter_(1, dropped[block, None], -math.inf)
@@ -99,8 +104,101 @@ def pairwise_softmax(
     if not gradients:
         return torch.cat(losses), []
     of_query, of_scale = _through_scale(query, of_query, scale, upstream)
-    found = [of_query, of_key, *([] if of_own is None else [of_own]), of_scale]
-    return torch.stack(totals).sum(), found
+    if alone:
+        return torch.stack(totals).sum(), [of_query + of_key, *([] if of_own is None else [of_own]), of_scale]
+    return torch.stack(totals).sum(), [of_query, of_key, *([] if of_own is None else [of_own]), of_scale]
+
+
+class _LogSumExp:
+    """log(sum(exp)) of many sums, whose terms arrive a block at a time."""
+
+    def __init__(self, size: int, like: Tensor) -> None:
+        self.largest, self.total = like.new_full((size,), -math.inf), like.new_zeros(size)
+
+    def add(self, some: slice, tile: Tensor, dim: int) -> None:
+        """The terms of the sums in `some` are along `dim`, exponents first."""
+        if tile.shape[dim] == 0 or tile.shape[1 - dim] == 0:
+            return
+        largest = torch.maximum(self.largest[some], tile.amax(dim))
+        shift = largest.clamp(min=torch.finfo(largest.dtype).min)  # -inf - -inf is NaN
+        self.total[some] *= torch.exp(self.largest[some] - shift)
+        self.total[some] += (tile - shift.unsqueeze(dim)).exp_().sum(dim)
+        self.largest[some] = largest
+
+    def value(self) -> Tensor:
+        return self.total.log() + self.largest
+
+
+def _self_softmax(query: Tensor, scale: Tensor, target: Tensor, upstream: Tensor | None, gradients: bool) -> Result:
+    """Of the vectors among themselves: z is symmetric, so half of the pairs are visited, each for both of its rows.
+
+    With W[i, j] = u_i P[i, j] + u_j P[j, i], where P is the softmax of the rows and u the upstream, the gradient is W X.
+    2 N^2 D multiply-adds: 1/2 for the statistics, 1/2 again and 1 for the gradient; less for the tiles that are kept.
+    """
+    size = query.shape[0]
+    counted = target >= 0
+    place = target.clamp(min=0)
+    positive = torch.linalg.vecdot(query, query[place]) * scale
+    sums = _LogSumExp(size, query)
+    kept = _Kept(query if gradients else None)
+    for block, tile in _triangle(size, query):
+        tile = kept.tile(block, tile)
+        torch.mm(query[block] * scale, query[block.start :].t(), out=tile)
+        tile.diagonal().fill_(-math.inf)
+        sums.add(block, tile, 1)
+        sums.add(slice(block.stop, size), tile[:, block.stop - block.start :], 0)
+    log_sum = sums.value()
+    losses = (log_sum - positive).where(counted, 0)
+    if not gradients:
+        return losses, []
+    upstream = counted.to(query.dtype) if upstream is None else upstream.where(counted, 0)
+    shift = log_sum - upstream.abs().log()  # the upstream goes into the exponent; signs are left out where all are 1
+    sign = upstream.sign()
+    gradient = torch.zeros_like(query, memory_format=torch.contiguous_format)
+    for block, tile in _triangle(size, query):
+        known = kept.get(block)
+        if known is None:
+            torch.mm(query[block] * scale, query[block.start :].t(), out=tile)
+            tile.diagonal().fill_(-math.inf)
+        else:
+            tile = known
+        columns = (tile - shift[block.start :]).exp_().mul_(sign[block.start :])
+        tile.sub_(shift[block, None]).exp_().mul_(sign[block, None]).add_(columns)
+        gradient[block].addmm_(tile, query[block.start :])
+        gradient[block.stop :].addmm_(tile[:, block.stop - block.start :].t(), query[block])
+    weighted = query * upstream[:, None]
+    gradient -= query[place] * upstream[:, None]
+    gradient.index_put_((place,), -weighted, accumulate=True) if query.is_cuda else gradient.index_add_(
+        0, place, weighted, alpha=-1
+    )
+    of_scale = torch.linalg.vecdot(query, gradient).sum() / 2
+    return losses.sum(), [gradient.mul_(scale), of_scale]
+
+
+def _triangle(size: int, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(a block of rows, an uninitialised tile for its columns from the block's first row on)"""
+    for block, tile in _blocks(size, size, like):
+        columns = size - block.start
+        yield block, tile.flatten()[: (block.stop - block.start) * columns].view(-1, columns)
+
+
+class _Kept:
+    """Tiles of the first visit that the second one finds again, up to KEPT_BYTES."""
+
+    def __init__(self, like: Tensor | None) -> None:
+        self.room = 0 if like is None else KEPT_BYTES // like.element_size()
+        self.tiles: dict[int, Tensor] = {}
+
+    def tile(self, block: slice, tile: Tensor) -> Tensor:
+        """A tile of this shape that will be kept, if there is room, else this one."""
+        if tile.numel() > self.room:
+            return tile
+        self.room -= tile.numel()
+        self.tiles[block.start] = torch.empty_like(tile)
+        return self.tiles[block.start]
+
+    def get(self, block: slice) -> Tensor | None:
+        return self.tiles.pop(block.start, None)
 
 
 def _through_scale(query: Tensor, of_scaled: Tensor, scale: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -113,36 +211,29 @@ def _through_scale(query: Tensor, of_scaled: Tensor, scale: Tensor, upstream: Te
 
 def pairwise_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor | None, gradients: bool) -> Result:
     size = query.shape[0]
-    kept: list[Tensor] = []
-    room = KEPT_BYTES // (size * query.element_size()) if gradients else 0  # rows of similarities
-    diagonal = query.new_empty(size)
-    row_sum = query.new_empty(size)  # log-sum-exp
-    column_max, column_sum = query.new_full((size,), -math.inf), query.new_zeros(size)
+    kept = _Kept(query if gradients else None)
+    diagonal, rows = query.new_empty(size), query.new_empty(size)
+    sums = _LogSumExp(size, query)
     for block, tile in _blocks(size, size, query):
-        if room >= tile.shape[0]:
-            tile = torch.empty_like(tile)
-            room -= tile.shape[0]
-            kept.append(tile)
+        tile = kept.tile(block, tile)
         torch.mm(query[block] * scale, key.t(), out=tile)
         diagonal[block] = tile.diagonal(block.start)
-        row_sum[block] = tile.logsumexp(1)
-        largest = torch.maximum(column_max, tile.amax(0))
-        column_sum *= torch.exp(column_max - largest)
-        column_sum += (tile - largest).exp_().sum(0)
-        column_max = largest
-    column_sum = column_sum.log_() + column_max
-    losses = (row_sum + column_sum) / 2 - diagonal
+        rows[block] = tile.logsumexp(1)
+        sums.add(slice(size), tile, 0)
+    columns = sums.value()
+    losses = (rows + columns) / 2 - diagonal
     if not gradients:
         return losses, []
     of_query, of_key = torch.empty_like(query, memory_format=torch.contiguous_format), torch.zeros_like(key)
-    for number, (block, tile) in enumerate(_blocks(size, size, query)):
+    for block, tile in _blocks(size, size, query):
         scaled = query[block] * scale
-        if number < len(kept):
-            tile = kept[number]
-        else:
+        known = kept.get(block)
+        if known is None:
             torch.mm(scaled, key.t(), out=tile)
-        by_column = (tile - column_sum).exp_()
-        tile.sub_(row_sum[block, None]).exp_()
+        else:
+            tile = known
+        by_column = (tile - columns).exp_()
+        tile.sub_(rows[block, None]).exp_()
         if upstream is None:
             tile += by_column
             tile.diagonal(block.start).sub_(2)
