@@ -118,9 +118,9 @@ def _fused_softmax(p: SoftmaxPairs, namespace: str, reduction: str) -> Tensor:
                 total, allowed = total - p.query, columns - 1
             wanted = torch.lerp(positive, (total / max(1, allowed)).expand_as(positive), p.label_smoothing)
         linear = p.scale * _dot(p.query, anchors - wanted)
-    key = p.key
+    key: Tensor | None = p.key
     if p.exclude_self:
-        key = key_labels = None  # Dynamo (2.13) does not take one tensor for two arguments of a Function
+        key = key_labels = None  # the operator, and Dynamo (2.13), want one tensor once
     arguments = (p.query, key, p.own, p.scale, target, dropped, labels, key_labels)
     if linear is not None:
         linear = linear.where(counted, 0)

@@ -81,16 +81,15 @@ META: dict[str, Any] = {
 # Entry by entry: the work of one is far above the overhead of a call.
 
 
+def _entry(x: Any, dim: Any, number: int) -> Any:
+    return x.select(dim, number) if isinstance(dim, int) else x
+
+
 def vmap_rules(ops: Any) -> dict[str, Any]:
     def looped(name: str) -> Callable[..., Any]:
         def rule(info: Any, in_dims: Any, *arguments: Any) -> Any:
             results = [
-                getattr(ops, name)(
-                    *(
-                        x.select(dim, b) if isinstance(dim, int) else x
-                        for x, dim in zip(arguments, in_dims, strict=True)
-                    )
-                )
+                getattr(ops, name)(*(_entry(x, dim, b) for x, dim in zip(arguments, in_dims, strict=True)))
                 for b in range(info.batch_size)
             ]
             outputs = tuple(

@@ -22,7 +22,7 @@ from fastloss.skeletons.row_operators import NONE, SUM
 
 # A tile has to stay in the cache between the products that write it, the loss that rewrites it, and the two products
 # that read it; a block of few rows makes slow products.
-TILE_BYTES = 4 << 20
+TILE_BYTES = 8 << 20
 MIN_ROWS, MAX_ROWS = 64, 512
 KEPT_BYTES = 64 << 20
 _ALIGNMENT = 16  # elements: the rows of a tile start on a cache line
@@ -33,12 +33,15 @@ Result = tuple[Tensor, list[Tensor]]
 def _blocks(rows: int, columns: int, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """(a block of rows, the tile for it, uninitialised)"""
     stride = -(-columns // _ALIGNMENT) * _ALIGNMENT
-    height = TILE_BYTES // (stride * like.element_size())
-    height = min(rows, max(MIN_ROWS, min(MAX_ROWS, height)))
+    height = _height(rows, stride, like)
     buffer = like.new_empty(height, stride)
     for start in range(0, rows, height):
         block = slice(start, min(rows, start + height))
         yield block, buffer[: block.stop - start, :columns]
+
+
+def _height(rows: int, columns: int, like: Tensor) -> int:
+    return min(rows, max(MIN_ROWS, min(MAX_ROWS, TILE_BYTES // (columns * like.element_size()))))
 
 
 def _like_rows(upstream: Tensor | None, x: Tensor) -> Tensor:
@@ -132,7 +135,7 @@ class _LogSumExp:
 def _self_softmax(query: Tensor, scale: Tensor, target: Tensor, upstream: Tensor | None, gradients: bool) -> Result:
     """Of the vectors among themselves: z is symmetric, so half of the pairs are visited, each for both of its rows.
 
-    With W[i, j] = u_i P[i, j] + u_j P[j, i], where P is the softmax of the rows and u the upstream, the gradient is W X.
+    With W[i, j] = u_i P[i, j] + u_j P[j, i], P the softmax of the rows and u the upstream, the gradient is W X.
     2 N^2 D multiply-adds: 1/2 for the statistics, 1/2 again and 1 for the gradient; less for the tiles that are kept.
     """
     size = query.shape[0]
@@ -177,9 +180,11 @@ def _self_softmax(query: Tensor, scale: Tensor, target: Tensor, upstream: Tensor
 
 def _triangle(size: int, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """(a block of rows, an uninitialised tile for its columns from the block's first row on)"""
-    for block, tile in _blocks(size, size, like):
-        columns = size - block.start
-        yield block, tile.flatten()[: (block.stop - block.start) * columns].view(-1, columns)
+    height = _height(size, size, like)
+    buffer = like.new_empty(height * size)
+    for start in range(0, size, height):
+        block, columns = slice(start, min(size, start + height)), size - start
+        yield block, buffer[: (block.stop - start) * columns].view(-1, columns)
 
 
 class _Kept:
