@@ -26,7 +26,7 @@ constexpr int64_t kTaskPairs = 65536;
 std::tuple<Tensor, std::vector<Tensor>> pairwise_elements(Tensor source, Tensor target, Tensor level,
                                                           std::optional<Tensor> weight, std::string loss,
                                                           std::vector<double> parameters,
-                                                          std::optional<Tensor> upstream, bool gradients) {
+                                                          std::optional<Tensor> upstream, int64_t wanted) {
   if (pair_loss_parameters(loss.c_str()) != int(parameters.size()))
     throw std::runtime_error("fastloss: no loss of pairs is called " + loss + " with so many parameters");
   source = torch::stable::contiguous(source);
@@ -50,7 +50,7 @@ std::tuple<Tensor, std::vector<Tensor>> pairwise_elements(Tensor source, Tensor 
   std::vector<double> loss_rows(size_t(p.rows));
   p.loss_rows = loss_rows.data();
   std::vector<Tensor> found;
-  if (gradients) {
+  if (wanted) {
     found.push_back(allocate({p.rows, p.sources}, type));
     p.gradient = found[0].data_ptr();
   }
@@ -58,7 +58,7 @@ std::tuple<Tensor, std::vector<Tensor>> pairwise_elements(Tensor source, Tensor 
   const int64_t grain = std::max<int64_t>(1, kTaskPairs / std::max<int64_t>(1, p.sources * p.targets));
   torch::stable::parallel_for(0, p.rows, grain, [&](int64_t begin, int64_t end) { kernels.run(p, begin, end); });
 
-  const std::vector<int64_t> sizes = gradients ? std::vector<int64_t>{} : std::vector<int64_t>{p.rows};
+  const std::vector<int64_t> sizes = wanted ? std::vector<int64_t>{} : std::vector<int64_t>{p.rows};
   Tensor result = allocate(sizes, type);
   const auto put = [&](int64_t i, double value) {
     if (p.in_double)
@@ -69,9 +69,9 @@ std::tuple<Tensor, std::vector<Tensor>> pairwise_elements(Tensor source, Tensor 
   double sum = 0;
   for (int64_t row = 0; row < p.rows; ++row) {
     sum += loss_rows[size_t(row)];
-    if (!gradients) put(row, loss_rows[size_t(row)]);
+    if (!wanted) put(row, loss_rows[size_t(row)]);
   }
-  if (gradients) put(0, sum);
+  if (wanted) put(0, sum);
   return {result, found};
 }
 

@@ -18,9 +18,45 @@ IGNORED = -100  # the target of a query that does not count
 NORM_EPS = 1e-12
 
 
+def row_dots(a: Tensor, b: Tensor) -> Tensor:
+    """(N, D), (N, D) -> (N,); unlike torch.linalg.vecdot without a temporary of N x D."""
+    return torch.bmm(a[:, None, :], b[:, :, None])[:, 0, 0]
+
+
+class _Unit(torch.autograd.Function):
+    """F.normalize, whose own backward takes several temporaries as large as x: most of the memory of a loss that does
+    not store the similarities."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        norm = row_dots(x, x).sqrt().clamp(min=NORM_EPS)[:, None]
+        return x / norm, norm
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor | None, of_norm: Tensor | None) -> Tensor | None:
+        u, norm = ctx.saved_tensors
+        if gradient is None:
+            return None if of_norm is None else u * of_norm.where(norm > NORM_EPS, 0)
+        along = row_dots(u, gradient)[:, None] / -norm
+        if of_norm is not None:  # of a second derivative
+            along = along + of_norm
+        return (gradient / norm).addcmul_(u, along.where(norm > NORM_EPS, 0))
+
+
 def unit(x: Tensor, normalize: bool) -> Tensor:
-    """x, or x on the unit sphere; the vector 0 stays 0."""
-    return F.normalize(x, dim=-1, eps=NORM_EPS) if normalize else x
+    """x (N, D), or its rows on the unit sphere; the vector 0 stays 0."""
+    if not normalize:
+        return x
+    if torch.autograd.forward_ad._current_level >= 0 or torch.compiler.is_compiling():
+        return F.normalize(x, dim=-1, eps=NORM_EPS)
+    return _Unit.apply(x)[0]
 
 
 def scale_of(temperature: float | Tensor, like: Tensor) -> Tensor:

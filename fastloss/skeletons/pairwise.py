@@ -21,6 +21,7 @@ from fastloss.losses.similarity import (
     SoftmaxPairs,
     TwoWayPairs,
     denominator,
+    row_dots,
 )
 from fastloss.losses.triplet import SemiHardTriplets, batch_hard
 from fastloss.lowering import (
@@ -35,10 +36,6 @@ from fastloss.lowering import (
 from fastloss.skeletons.pairwise_autograd import pairwise_losses
 
 _SMALL = f"up to {SMALL_ON_CPU} pairs on a CPU, torch's own kernels are quicker than the way to ours"
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(-1)
 
 
 class _Positives(NamedTuple):
@@ -117,7 +114,7 @@ def _fused_softmax(p: SoftmaxPairs, namespace: str, reduction: str) -> Tensor:
             if p.exclude_self:
                 total, allowed = total - p.query, columns - 1
             wanted = torch.lerp(positive, (total / max(1, allowed)).expand_as(positive), p.label_smoothing)
-        linear = p.scale * _dot(p.query, anchors - wanted)
+        linear = p.scale * row_dots(p.query, anchors - wanted)
     key: Tensor | None = p.key
     if p.exclude_self:
         key = key_labels = None  # the operator, and Dynamo (2.13), want one tensor once
@@ -133,8 +130,8 @@ def _fused_softmax(p: SoftmaxPairs, namespace: str, reduction: str) -> Tensor:
 def _fused_two_way(p: TwoWayPairs, namespace: str, reduction: str) -> Tensor:
     losses = pairwise_losses("pairwise_two_way", namespace, (p.query, p.key, p.scale), reduction != "none")
     if p.label_smoothing:
-        own = _dot(p.query, p.key)
-        others = (_dot(p.query, p.key.mean(0)) + _dot(p.key, p.query.mean(0))) / 2
+        own = row_dots(p.query, p.key)
+        others = ((p.query @ p.key.mean(0)) + (p.key @ p.query.mean(0))) / 2
         linear = p.label_smoothing * p.scale * (own - others)
         losses = losses + (linear if reduction == "none" else linear.sum())
     return losses / p.query.shape[0] if reduction == "mean" else losses

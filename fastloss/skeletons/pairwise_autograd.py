@@ -23,15 +23,19 @@ from fastloss.skeletons.pairwise_operators import DIFFERENTIABLE
 
 def pairwise_losses(name: str, namespace: str, arguments: tuple[Any, ...], reduce: bool) -> Tensor:
     """The losses (N,) or, if `reduce`, their sum, by an operator; `arguments`: its own, up to ``upstream``."""
-    places = [k for k in DIFFERENTIABLE[name] if arguments[k] is not None]
-    if torch.is_grad_enabled() and any(arguments[k].requires_grad for k in places):
-        return _Losses.apply(name, namespace, reduce, *arguments)[0]
-    losses, _ = getattr(getattr(torch.ops, namespace), name)(*arguments, None, False)
+    wanted = 0
+    if torch.is_grad_enabled():
+        for k in DIFFERENTIABLE[name]:
+            if arguments[k] is not None and arguments[k].requires_grad:
+                wanted |= 1 << k
+    if wanted:
+        return _Losses.apply(name, namespace, wanted, reduce, *arguments)[0]
+    losses, _ = getattr(getattr(torch.ops, namespace), name)(*arguments, None, 0)
     return losses.sum() if reduce else losses
 
 
-def _places(name: str, arguments: tuple[Any, ...]) -> list[int]:
-    return [k for k in DIFFERENTIABLE[name] if arguments[k] is not None]
+def _places(wanted: int) -> list[int]:
+    return [k for k in range(wanted.bit_length()) if wanted >> k & 1]
 
 
 def _without_context(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -40,58 +44,62 @@ def _without_context(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 class _Losses(Function):
-    """(name, namespace, reduce, arguments of the operator) -> (losses or their sum, gradients of the sum)"""
+    """(name, namespace, wanted, reduce, arguments of the operator) -> (losses or their sum, gradients of the sum)"""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*inputs: Any) -> Any:
-        name, namespace, reduce, *arguments = _without_context(inputs)
-        loss, gradients = getattr(getattr(torch.ops, namespace), name)(*arguments, None, reduce)
+        name, namespace, wanted, reduce, *arguments = _without_context(inputs)
+        operator = getattr(getattr(torch.ops, namespace), name)
+        loss, gradients = operator(*arguments, None, wanted if reduce else 0)
         return loss, *gradients
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.name, ctx.namespace, ctx.reduce, *arguments = inputs
+        ctx.name, ctx.namespace, ctx.wanted, _, *arguments = inputs
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # no zeros in the place of the gradients' gradients
         ctx.tensors = [k for k, x in enumerate(arguments) if isinstance(x, Tensor)]
         ctx.statics = [None if isinstance(x, Tensor) else x for x in arguments]
         ctx.save_for_backward(*(arguments[k] for k in ctx.tensors), *output[1:])
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        if upstream is None:
+            return None, None, None, None, *[None] * len(ctx.statics)
         count = len(ctx.tensors)
         arguments = list(ctx.statics)
         for k, x in zip(ctx.tensors, ctx.saved_tensors[:count], strict=True):
             arguments[k] = x
         known = ctx.saved_tensors[count:]
-        gradients = _Gradients.apply(ctx.name, ctx.namespace, len(known), upstream, *arguments, *known)
+        gradients = _Gradients.apply(ctx.name, ctx.namespace, ctx.wanted, len(known), upstream, *arguments, *known)
         result: list[Any] = [None] * len(arguments)
-        for k, gradient in zip(_places(ctx.name, tuple(arguments)), gradients, strict=True):
+        for k, gradient in zip(_places(ctx.wanted), gradients, strict=True):
             result[k] = gradient
-        return None, None, None, *result
+        return None, None, None, None, *result
 
 
 class _Gradients(Function):
     """The gradients of `_Losses`, themselves differentiable: through the reference.
 
-    Inputs: name, namespace, the number of gradients that are known, upstream, arguments of the operator, the gradients
-    that are known: those of the sum, or none.
+    Inputs: name, namespace, wanted, the number of gradients that are known, upstream, arguments of the operator, the
+    gradients that are known: those of the sum, or none.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*inputs: Any) -> Any:
-        name, namespace, count, upstream, *arguments = _without_context(inputs)
+        name, namespace, wanted, count, upstream, *arguments = _without_context(inputs)
         if count:
             return tuple(gradient * upstream for gradient in arguments[len(arguments) - count :])
         operator = getattr(getattr(torch.ops, namespace), name)
-        return tuple(operator(*arguments, upstream.contiguous(), True)[1])
+        return tuple(operator(*arguments, upstream.contiguous(), wanted)[1])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.name, _, ctx.count, upstream, *arguments = inputs
+        ctx.name, _, ctx.wanted, ctx.count, upstream, *arguments = inputs
         arguments = arguments[: len(arguments) - ctx.count]
         ctx.tensors = [k for k, x in enumerate(arguments) if isinstance(x, Tensor)]
         ctx.statics = [None if isinstance(x, Tensor) else x for x in arguments]
@@ -103,7 +111,7 @@ class _Gradients(Function):
         arguments = list(ctx.statics)
         for k, x in zip(ctx.tensors, tensors, strict=True):
             arguments[k] = x
-        places = _places(ctx.name, tuple(arguments))
+        places = _places(ctx.wanted)
 
         def gradients(upstream: Tensor, *operands: Tensor) -> tuple[Tensor, ...]:
             def losses(*operands: Tensor) -> Tensor:
@@ -121,7 +129,7 @@ class _Gradients(Function):
         result: list[Any] = [None] * len(arguments)
         for k, gradient in zip(places, found, strict=True):
             result[k] = gradient
-        return None, None, None, of_upstream, *result, *[None] * ctx.count
+        return None, None, None, None, of_upstream, *result, *[None] * ctx.count
 
 
 # ------------------------------------------------------------------------------------------ references of the operators

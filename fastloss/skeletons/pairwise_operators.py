@@ -9,8 +9,8 @@ column dropped_i; every key j with labels_i = key_labels_j. The target is in the
 ``pairwise_two_way``: (loss_i by rows + loss_i by columns) / 2 with target_i = i.
 ``pairwise_sigmoid``: loss_i = sum_j softplus(-+(z[i, j] + bias)), - on the diagonal.
 
-``loss``: (N,) losses, or with ``gradients`` their sum, 0-d. The gradients are those of sum_i upstream_i loss_i
-(1 without ``upstream``) by query, key, own (if there is one), scale, bias (if there is one).
+``wanted``: bit k is set if the gradient by argument k is wanted. ``loss``: (N,) losses, or, if any gradient is wanted,
+their sum, 0-d. ``gradients``: those of sum_i upstream_i loss_i (1 without ``upstream``), in the arguments' order.
 
 ``pairwise_elements``: the functor of the name ``loss`` (csrc/losses/pairwise.h) on all pairs of the row's source (B, N)
 and target (B, M) values: loss_b = weight_b sum_i mean_j f(source_bi, target_bj, level_bi); gradient by source.
@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_HOW = "Tensor? upstream, bool gradients"
+_HOW = "Tensor? upstream, int wanted"
 SCHEMAS = {
     "pairwise_softmax": "(Tensor query, Tensor? key, Tensor? own, Tensor scale, Tensor target, Tensor? dropped, "
     f"Tensor? labels, Tensor? key_labels, {_HOW}) -> (Tensor loss, Tensor[] gradients)",
@@ -50,7 +50,7 @@ DIFFERENTIABLE = {
     "pairwise_semi_hard": (0,),
     "pairwise_elements": (0,),
 }
-"""The places of the arguments that have gradients, where they are not None."""
+"""The places of the arguments that can have gradients."""
 
 
 # ------------------------------------------------------------------------------------------ shapes without data
@@ -58,10 +58,10 @@ DIFFERENTIABLE = {
 
 def _meta(name: str) -> Callable[..., Any]:
     def meta(*arguments: Any) -> tuple[Tensor, list[Tensor]]:
-        query, gradients = arguments[0], arguments[-1]
-        loss = query.new_empty(() if gradients else query.shape[:1])
-        wanted = [arguments[k] for k in DIFFERENTIABLE[name] if arguments[k] is not None] if gradients else []
-        return loss, [torch.empty_like(x, memory_format=torch.contiguous_format) for x in wanted]
+        query, wanted = arguments[0], arguments[-1]
+        loss = query.new_empty(() if wanted else query.shape[:1])
+        places = [k for k in DIFFERENTIABLE[name] if wanted >> k & 1]
+        return loss, [torch.empty_like(arguments[k], memory_format=torch.contiguous_format) for k in places]
 
     return meta
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastloss.losses.similarity import row_dots
 from fastloss.skeletons.row_operators import NONE, SUM
 
 # A tile has to stay in the cache between the products that write it, the loss that rewrites it, and the two products
@@ -67,10 +68,10 @@ class _Softmax:
 
 def pairwise_softmax(
     query: Tensor, key: Tensor | None, own: Tensor | None, scale: Tensor, target: Tensor, dropped: Tensor | None,
-    labels: Tensor | None, key_labels: Tensor | None, upstream: Tensor | None, gradients: bool,
+    labels: Tensor | None, key_labels: Tensor | None, upstream: Tensor | None, wanted: int,
 ) -> Result:  # fmt: skip
     if key is None and own is None and dropped is None and labels is None:
-        return _self_softmax(query, scale, target, upstream, gradients)
+        return _self_softmax(query, scale, target, upstream, wanted)
     alone = key is None  # with itself
     key = query if key is None else key
     key_labels = labels if key_labels is None else key_labels
@@ -78,38 +79,48 @@ def pairwise_softmax(
     columns = count + (own is not None)
     target = target.contiguous()
     losses, totals = [], []
-    if gradients:
-        of_query, of_key = torch.empty_like(query, memory_format=torch.contiguous_format), torch.zeros_like(key)
-        of_own = None if own is None else torch.empty_like(query)
+    of_query = torch.empty_like(query, memory_format=torch.contiguous_format) if wanted & 0b1001 else None
+    of_key = torch.zeros_like(key) if wanted & 0b0010 or (alone and wanted) else None
+    of_own = torch.empty_like(query) if wanted & 0b0100 else None
     for block, tile in _blocks(size, columns, query):
         scaled = query[block] * scale
         similarities = tile[:, :count]
         torch.mm(scaled, key.t(), out=similarities)
         if own is not None:
-            tile[:, count] = (scaled * own[block]).sum(1)
+            tile[:, count] = row_dots(scaled, own[block])
         if alone:
             similarities.diagonal(block.start).fill_(-math.inf)
         if dropped is not None:
             tile.scatter_(1, dropped[block, None], -math.inf)
         if labels is not None and key_labels is not None:
             similarities.masked_fill_(labels[block, None] == key_labels, -math.inf)
-        if not gradients:
+        if not wanted:
             losses.append(_Softmax.losses(tile, target[block]))
             continue
         totals.append(_Softmax.gradient_(tile, target[block]))
         if upstream is not None:
             scaled = scaled * upstream[block, None]
-        torch.mm(similarities, key, out=of_query[block])
-        of_key.addmm_(similarities.t(), scaled)
-        if own is not None and of_own is not None:
-            of_query[block].addcmul_(tile[:, count:], own[block])
+        if of_query is not None:
+            torch.mm(similarities, key, out=of_query[block])
+            if own is not None:
+                of_query[block].addcmul_(tile[:, count:], own[block])
+        if of_key is not None:
+            of_key.addmm_(similarities.t(), scaled)
+        if of_own is not None:
             of_own[block] = tile[:, count:] * scaled
-    if not gradients:
+    if not wanted:
         return torch.cat(losses), []
-    of_query, of_scale = _through_scale(query, of_query, scale, upstream)
-    if alone:
-        return torch.stack(totals).sum(), [of_query + of_key, *([] if of_own is None else [of_own]), of_scale]
-    return torch.stack(totals).sum(), [of_query, of_key, *([] if of_own is None else [of_own]), of_scale]
+    of_scale = None
+    if of_query is not None:
+        of_query, of_scale = _through_scale(query, of_query, scale, upstream)
+    if alone and of_query is not None and of_key is not None:
+        of_query += of_key
+    return torch.stack(totals).sum(), _chosen(wanted, of_query, of_key, of_own, of_scale)
+
+
+def _chosen(wanted: int, *gradients: Tensor | None) -> list[Tensor]:
+    """Those gradients that are wanted."""
+    return [x for k, x in enumerate(gradients) if x is not None and wanted >> k & 1]
 
 
 class _LogSumExp:
@@ -132,66 +143,11 @@ class _LogSumExp:
         return self.total.log() + self.largest
 
 
-def _self_softmax(query: Tensor, scale: Tensor, target: Tensor, upstream: Tensor | None, gradients: bool) -> Result:
-    """Of the vectors among themselves: z is symmetric, so half of the pairs are visited, each for both of its rows.
-
-    With W[i, j] = u_i P[i, j] + u_j P[j, i], P the softmax of the rows and u the upstream, the gradient is W X.
-    2 N^2 D multiply-adds: 1/2 for the statistics, 1/2 again and 1 for the gradient; less for the tiles that are kept.
-    """
-    size = query.shape[0]
-    counted = target >= 0
-    place = target.clamp(min=0)
-    positive = torch.linalg.vecdot(query, query[place]) * scale
-    sums = _LogSumExp(size, query)
-    kept = _Kept(query if gradients else None)
-    for block, tile in _triangle(size, query):
-        tile = kept.tile(block, tile)
-        torch.mm(query[block] * scale, query[block.start :].t(), out=tile)
-        tile.diagonal().fill_(-math.inf)
-        sums.add(block, tile, 1)
-        sums.add(slice(block.stop, size), tile[:, block.stop - block.start :], 0)
-    log_sum = sums.value()
-    losses = (log_sum - positive).where(counted, 0)
-    if not gradients:
-        return losses, []
-    upstream = counted.to(query.dtype) if upstream is None else upstream.where(counted, 0)
-    shift = log_sum - upstream.abs().log()  # the upstream goes into the exponent; signs are left out where all are 1
-    sign = upstream.sign()
-    gradient = torch.zeros_like(query, memory_format=torch.contiguous_format)
-    for block, tile in _triangle(size, query):
-        known = kept.get(block)
-        if known is None:
-            torch.mm(query[block] * scale, query[block.start :].t(), out=tile)
-            tile.diagonal().fill_(-math.inf)
-        else:
-            tile = known
-        columns = (tile - shift[block.start :]).exp_().mul_(sign[block.start :])
-        tile.sub_(shift[block, None]).exp_().mul_(sign[block, None]).add_(columns)
-        gradient[block].addmm_(tile, query[block.start :])
-        gradient[block.stop :].addmm_(tile[:, block.stop - block.start :].t(), query[block])
-    weighted = query * upstream[:, None]
-    gradient -= query[place] * upstream[:, None]
-    gradient.index_put_((place,), -weighted, accumulate=True) if query.is_cuda else gradient.index_add_(
-        0, place, weighted, alpha=-1
-    )
-    of_scale = torch.linalg.vecdot(query, gradient).sum() / 2
-    return losses.sum(), [gradient.mul_(scale), of_scale]
-
-
-def _triangle(size: int, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """(a block of rows, an uninitialised tile for its columns from the block's first row on)"""
-    height = _height(size, size, like)
-    buffer = like.new_empty(height * size)
-    for start in range(0, size, height):
-        block, columns = slice(start, min(size, start + height)), size - start
-        yield block, buffer[: (block.stop - start) * columns].view(-1, columns)
-
-
 class _Kept:
-    """Tiles of the first visit that the second one finds again, up to KEPT_BYTES."""
+    """Tiles of the first visit that the second one finds again, up to a limit of bytes."""
 
-    def __init__(self, like: Tensor | None) -> None:
-        self.room = 0 if like is None else KEPT_BYTES // like.element_size()
+    def __init__(self, like: Tensor, limit: int) -> None:
+        self.room = limit // like.element_size()
         self.tiles: dict[int, Tensor] = {}
 
     def tile(self, block: slice, tile: Tensor) -> Tensor:
@@ -210,13 +166,81 @@ def _through_scale(query: Tensor, of_scaled: Tensor, scale: Tensor, upstream: Te
     """From the gradient by (scale * query), of the losses without their upstream: by query, by scale."""
     if upstream is not None:
         of_scaled = of_scaled.mul_(upstream[:, None])
-    of_scale = torch.linalg.vecdot(query, of_scaled).sum()
+    of_scale = row_dots(query, of_scaled).sum()
     return of_scaled.mul_(scale), of_scale
 
 
-def pairwise_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor | None, gradients: bool) -> Result:
+def _self_softmax(query: Tensor, scale: Tensor, target: Tensor, upstream: Tensor | None, wanted: int) -> Result:
+    """Of the vectors among themselves: z is symmetric, so half of the pairs are visited, each for both of its rows.
+
+    With W[i, j] = u_i P[i, j] + u_j P[j, i], P the softmax of the rows and u the upstream, the gradient is W X.
+    2 N^2 D multiply-adds: 1/2 for the statistics, 1/2 again and 1 for the gradient; less for the tiles that are kept.
+    """
+    counted = target >= 0
+    place = target.clamp(min=0)
+    positive = row_dots(query, query[place]) * scale
+    kept = _Kept(query, KEPT_BYTES // 4 if wanted else 0)  # they cost half as much as those of two ways
+    log_sum = _self_log_sum(query, scale, kept)
+    losses = (log_sum - positive).where(counted, 0)
+    if not wanted:
+        return losses, []
+    upstream = counted.to(query.dtype) if upstream is None else upstream.where(counted, 0)
+    gradient = _self_gradient(query, scale, log_sum, upstream, kept)
+    pull = query * upstream[:, None]  # towards the positives, from both sides
+    if query.is_cuda:
+        gradient.index_put_((place,), -pull, accumulate=True)  # in a fixed order, which index_add_ has on a CPU alone
+    else:
+        gradient.index_add_(0, place, pull, alpha=-1)
+    torch.index_select(query, 0, place, out=pull)
+    gradient.addcmul_(pull, upstream[:, None], value=-1)
+    of_scale = row_dots(query, gradient).sum() / 2
+    return losses.sum(), _chosen(wanted, gradient.mul_(scale), None, None, of_scale)
+
+
+def _self_log_sum(query: Tensor, scale: Tensor, kept: _Kept) -> Tensor:
     size = query.shape[0]
-    kept = _Kept(query if gradients else None)
+    sums = _LogSumExp(size, query)
+    for block, tile in _triangle(size, query):
+        tile = kept.tile(block, tile)
+        torch.mm(query[block] * scale, query[block.start :].t(), out=tile)
+        tile.diagonal().fill_(-math.inf)
+        sums.add(block, tile, 1)
+        sums.add(slice(block.stop, size), tile[:, block.stop - block.start :], 0)
+    return sums.value()
+
+
+def _self_gradient(query: Tensor, scale: Tensor, log_sum: Tensor, upstream: Tensor, kept: _Kept) -> Tensor:
+    """W X"""
+    size = query.shape[0]
+    shift = log_sum - upstream.abs().log()  # the upstream goes into the exponent
+    sign = upstream.sign()
+    gradient = torch.zeros_like(query, memory_format=torch.contiguous_format)
+    for block, tile in _triangle(size, query):
+        known = kept.get(block)
+        if known is None:
+            torch.mm(query[block] * scale, query[block.start :].t(), out=tile)
+            tile.diagonal().fill_(-math.inf)
+        else:
+            tile = known
+        columns = (tile - shift[block.start :]).exp_().mul_(sign[block.start :])
+        tile.sub_(shift[block, None]).exp_().mul_(sign[block, None]).add_(columns)
+        gradient[block].addmm_(tile, query[block.start :])
+        gradient[block.stop :].addmm_(tile[:, block.stop - block.start :].t(), query[block])
+    return gradient
+
+
+def _triangle(size: int, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(a block of rows, an uninitialised tile for its columns from the block's first row on)"""
+    height = _height(size, 2 * size, like)  # two tiles of it are in use at once
+    buffer = like.new_empty(height * size)
+    for start in range(0, size, height):
+        block, columns = slice(start, min(size, start + height)), size - start
+        yield block, buffer[: (block.stop - start) * columns].view(-1, columns)
+
+
+def pairwise_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor | None, wanted: int) -> Result:
+    size = query.shape[0]
+    kept = _Kept(query, KEPT_BYTES if wanted else 0)
     diagonal, rows = query.new_empty(size), query.new_empty(size)
     sums = _LogSumExp(size, query)
     for block, tile in _blocks(size, size, query):
@@ -227,7 +251,7 @@ def pairwise_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor
         sums.add(slice(size), tile, 0)
     columns = sums.value()
     losses = (rows + columns) / 2 - diagonal
-    if not gradients:
+    if not wanted:
         return losses, []
     of_query, of_key = torch.empty_like(query, memory_format=torch.contiguous_format), torch.zeros_like(key)
     for block, tile in _blocks(size, size, query):
@@ -248,16 +272,16 @@ def pairwise_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor
         torch.mm(tile, key, out=of_query[block])
         of_key.addmm_(tile.t(), scaled)
     of_query, of_scale = _through_scale(query, of_query.mul_(0.5), scale, None)
-    return losses.sum(), [of_query, of_key.mul_(0.5), of_scale]
+    return losses.sum(), _chosen(wanted, of_query, of_key.mul_(0.5), of_scale)
 
 
 def pairwise_sigmoid(
-    query: Tensor, key: Tensor, scale: Tensor, bias: Tensor, upstream: Tensor | None, gradients: bool
+    query: Tensor, key: Tensor, scale: Tensor, bias: Tensor, upstream: Tensor | None, wanted: int
 ) -> Result:
     size = query.shape[0]
     losses = []
     of_bias = torch.zeros_like(bias)
-    if gradients:
+    if wanted:
         of_query, of_key = torch.empty_like(query, memory_format=torch.contiguous_format), torch.zeros_like(key)
     for block, tile in _blocks(size, size, query):
         scaled = query[block] * scale
@@ -266,7 +290,7 @@ def pairwise_sigmoid(
         same = diagonal.clone()
         diagonal.fill_(-math.inf)  # neither a loss nor a gradient as a pair that does not belong together
         losses.append(torch.nn.functional.softplus(tile).sum(1) + torch.nn.functional.softplus(-same))
-        if not gradients:
+        if not wanted:
             continue
         tile.sigmoid_()
         diagonal.copy_(-torch.sigmoid(-same))
@@ -275,10 +299,10 @@ def pairwise_sigmoid(
         of_bias += tile.sum()
         torch.mm(tile, key, out=of_query[block])
         of_key.addmm_(tile.t(), scaled)
-    if not gradients:
+    if not wanted:
         return torch.cat(losses), []
     of_query, of_scale = _through_scale(query, of_query, scale, None)
-    return torch.cat(losses).sum(), [of_query, of_key, of_scale, of_bias]
+    return torch.cat(losses).sum(), _chosen(wanted, of_query, of_key, of_scale, of_bias)
 
 
 # ------------------------------------------------------------------------------------------ distances
@@ -291,7 +315,7 @@ def _distance_tiles(vectors: Tensor) -> Iterator[tuple[slice, Tensor]]:
     of them that can be taken out beforehand.
     """
     vectors = vectors - vectors.mean(0)
-    squares = torch.linalg.vecdot(vectors, vectors)
+    squares = row_dots(vectors, vectors)
     for block, tile in _blocks(vectors.shape[0], vectors.shape[0], vectors):
         torch.addmm(squares, vectors[block], vectors.t(), alpha=-2, out=tile)
         yield block, tile.add_(squares[block, None]).clamp_(min=0)
@@ -310,7 +334,7 @@ def hardest_pairs(vectors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pairwise_semi_hard(
-    vectors: Tensor, labels: Tensor, margin: float, squared: bool, upstream: Tensor | None, gradients: bool
+    vectors: Tensor, labels: Tensor, margin: float, squared: bool, upstream: Tensor | None, wanted: int
 ) -> Result:
     losses = []
     gradient = torch.zeros_like(vectors)
@@ -326,7 +350,7 @@ def pairwise_semi_hard(
         losses_of_pairs = (tile - ordered.gather(1, farther)).add_(margin).clamp_(min=0)
         losses_of_pairs.masked_fill_(~same | (others == 0), 0)
         losses.append(losses_of_pairs.sum(1))
-        if not gradients:
+        if not wanted:
             continue
         weight = (losses_of_pairs > 0).to(tile.dtype)  # the gradient by the distances: small integers, exact sums
         weight = weight.scatter_add(1, order.gather(1, farther), -weight)
@@ -340,7 +364,7 @@ def pairwise_semi_hard(
         gradient[block] += weight.sum(1, keepdim=True) * vectors[block] - weight @ vectors
         gradient += weight.sum(0)[:, None] * vectors - weight.t() @ vectors[block]
     total = torch.cat(losses)
-    return (total.sum(), [gradient]) if gradients else (total, [])
+    return (total.sum(), [gradient]) if wanted else (total, [])
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {
