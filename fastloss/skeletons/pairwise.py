@@ -52,22 +52,28 @@ def _positives(labels: Tensor, key_labels: Tensor, key: Tensor, exclude_self: bo
     Sums over a class are differences of sums over a prefix: in float64, where that costs no digits of a float32.
     """
     size = key_labels.shape[0]
+    rows = torch.arange(labels.shape[0], device=key.device)
     ordered, order = torch.sort(key_labels, stable=True)
     first, last = (torch.searchsorted(ordered, labels, right=right) for right in (False, True))
-    count = last - first
+    same = last - first
     prefix = torch.cat([key.new_zeros(1, key.shape[1], dtype=torch.float64), key[order].cumsum(0, dtype=torch.float64)])
     total = prefix[last] - prefix[first]
-    anchor = order[first.clamp(max=size - 1)]
     if exclude_self:
-        rows = torch.arange(size, device=key.device)
-        count = count - 1
-        total = total - key
-        anchor = torch.where(anchor == rows, order[(first + 1).clamp(max=size - 1)], anchor)
+        count, total = same - 1, total - key
+        number = order.argsort() - first + 1  # the next one of its class
+    else:
+        count, number = same, rows
+    # Different ones for different rows: what a row adds to the gradient of its anchor is taken out again afterwards,
+    # with the rounding of all that was added there.
+    anchor = order[(first + number % same.clamp(min=1)).clamp(max=size - 1)]
+    other = order[(last + rows % (size - same).clamp(min=1)) % size]
     mean = (total / count.clamp(min=1)[:, None]).to(key.dtype)
     found = count > 0
-    after, before = order[last.clamp(max=size - 1)], order[(first - 1).clamp(min=0)]
-    other = torch.where(last < size, after, torch.where(first > 0, before, IGNORED))
-    return _Positives(torch.where(found, anchor, IGNORED), other, torch.where(found[:, None], mean, 0))
+    return _Positives(
+        torch.where(found, anchor, IGNORED),
+        torch.where(same < size, other, IGNORED),
+        torch.where(found[:, None], mean, 0),
+    )
 
 
 def _fused_softmax(p: SoftmaxPairs, namespace: str, reduction: str) -> Tensor:
