@@ -40,6 +40,7 @@ PINS = {
     "sklearn": "scikit-learn>=1.5",
     "optax": "optax>=0.2",
     "liger_kernel": "liger-kernel>=0.5",
+    "pytorch_metric_learning": "pytorch-metric-learning>=2.8",
     "matplotlib": "matplotlib>=3.8",
     "ruff": "ruff>=0.9",
     "mypy": "mypy>=1.13",
