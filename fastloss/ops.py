@@ -16,10 +16,15 @@ from typing import Any
 
 import torch
 
-from fastloss.skeletons import pairs_operators, pointwise_operators, row_operators
+from fastloss.skeletons import pairs_operators, pairwise_operators, pairwise_tiles, pointwise_operators, row_operators
 
 NAMESPACES = ("fastloss", "fastloss_triton")
-_SKELETONS = {"row": row_operators, "pointwise": pointwise_operators, "pairs": pairs_operators}
+_SKELETONS = {
+    "row": row_operators,
+    "pointwise": pointwise_operators,
+    "pairs": pairs_operators,
+    "pairwise": pairwise_operators,
+}
 _SCALE = "scale_"  # of a gradient by the upstream gradient, in place; of all skeletons
 
 
@@ -41,6 +46,8 @@ def _define(namespace: str) -> torch.library.Library:
 
 
 _LIBRARIES = [_define(namespace) for namespace in NAMESPACES]  # alive as long as the module
+# compositions of the row and pointwise operators with torch's matrix products
+pairwise_tiles.register(_LIBRARIES[NAMESPACES.index("fastloss")], ("CPU", "CUDA"))
 
 
 def _load(name: str) -> str | None:

@@ -43,6 +43,7 @@ PINS = {
     "liger_kernel": "liger-kernel>=0.5",
     "transformers": "transformers>=5",
     "accelerate": "accelerate>=1.1",
+    "pytorch_metric_learning": "pytorch-metric-learning>=2.8",
     "matplotlib": "matplotlib>=3.8",
     "ruff": "ruff>=0.9",
     "mypy": "mypy>=1.13",

@@ -33,6 +33,7 @@ from fastloss.nn.likelihood import (
     LaplaceNLLLoss,
     PoissonNLLLoss,
 )
+from fastloss.nn.metric import BatchHardTripletLoss, InfoNCELoss, NTXentLoss, SemiHardTripletLoss, SupConLoss
 from fastloss.nn.regression import (
     ExpectileLoss,
     HuberLoss,
@@ -42,14 +43,25 @@ from fastloss.nn.regression import (
     QuantileLoss,
     SmoothL1Loss,
 )
-from fastloss.nn.rl import IQNLoss, PPOClipLoss, PPOLoss, QuantileHuberLoss, ValueClipLoss
-from fastloss.nn.self_supervised import VICRegLoss
+from fastloss.nn.rl import (
+    CURLLoss,
+    IQNLoss,
+    PPOClipLoss,
+    PPOLoss,
+    QuantileHuberLoss,
+    TemporalContrastiveLoss,
+    ValueClipLoss,
+)
+from fastloss.nn.self_supervised import CLIPLoss, MoCoLoss, SigLIPLoss, VICRegLoss
 
 __all__ = [
     "AdaptiveLogSoftmaxWithLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
+    "BatchHardTripletLoss",
+    "CLIPLoss",
     "CTCLoss",
+    "CURLLoss",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "DPOLoss",
@@ -59,6 +71,7 @@ __all__ = [
     "HingeLoss",
     "HuberLoss",
     "IQNLoss",
+    "InfoNCELoss",
     "KLDivLoss",
     "KLPenalty",
     "KTOLoss",
@@ -68,11 +81,13 @@ __all__ = [
     "LogCoshLoss",
     "MSELoss",
     "MarginRankingLoss",
+    "MoCoLoss",
     "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "NLLLoss",
     "NLLLoss2d",
+    "NTXentLoss",
     "ORPOLoss",
     "PPOClipLoss",
     "PPOLoss",
@@ -80,11 +95,15 @@ __all__ = [
     "QuantileHuberLoss",
     "QuantileLoss",
     "RewardModelLoss",
+    "SemiHardTripletLoss",
+    "SigLIPLoss",
     "SigmoidFocalLoss",
     "SimPOLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
     "SoftmaxFocalLoss",
+    "SupConLoss",
+    "TemporalContrastiveLoss",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
     "VICRegLoss",

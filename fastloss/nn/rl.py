@@ -11,7 +11,15 @@ from fastloss import rl
 from fastloss.losses.terms import Terms
 from fastloss.nn.base import FunctionLoss
 
-__all__ = ["IQNLoss", "PPOClipLoss", "PPOLoss", "QuantileHuberLoss", "ValueClipLoss"]
+__all__ = [
+    "CURLLoss",
+    "IQNLoss",
+    "PPOClipLoss",
+    "PPOLoss",
+    "QuantileHuberLoss",
+    "TemporalContrastiveLoss",
+    "ValueClipLoss",
+]
 
 
 class PPOClipLoss(FunctionLoss):
@@ -138,6 +146,50 @@ class PPOLoss(FunctionLoss):
         return self.call(
             logp, old_logp, advantages, values, returns, entropy, old_values, mask=mask, normalizer=normalizer
         )
+
+
+class CURLLoss(FunctionLoss):
+    """Each query is to find its key by a bilinear similarity, the Module of :func:`fastloss.rl.curl_loss`."""
+
+    function = staticmethod(rl.curl_loss)
+    __constants__ = ["reduction", "temperature"]
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        self.temperature = temperature
+
+    def forward(self, query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
+        return self.call(query, key, weight)
+
+
+class TemporalContrastiveLoss(FunctionLoss):
+    """Each state is to find a later one, the Module of :func:`fastloss.rl.temporal_contrastive_loss`."""
+
+    function = staticmethod(rl.temporal_contrastive_loss)
+    __constants__ = ["reduction", "offset", "temperature", "normalize", "time_dim"]
+
+    def __init__(
+        self,
+        *,
+        offset: int = 1,
+        temperature: float = 0.1,
+        normalize: bool = True,
+        time_dim: int = 0,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        self.offset = offset
+        self.temperature = temperature
+        self.normalize = normalize
+        self.time_dim = time_dim
+
+    def forward(self, states: Tensor, predictions: Tensor | None = None, *, episodes: Tensor | None = None) -> Tensor:
+        return self.call(states, predictions, episodes=episodes)
 
 
 class QuantileHuberLoss(FunctionLoss):

@@ -1,6 +1,15 @@
 """Losses of reinforcement learning."""
 
+from fastloss.losses.rl.auxiliary import curl_loss, temporal_contrastive_loss
 from fastloss.losses.rl.policy import ppo_clip_loss, ppo_loss, value_clip_loss
 from fastloss.losses.rl.quantile import iqn_loss, quantile_huber_loss
 
-__all__ = ["iqn_loss", "ppo_clip_loss", "ppo_loss", "quantile_huber_loss", "value_clip_loss"]
+__all__ = [
+    "curl_loss",
+    "iqn_loss",
+    "ppo_clip_loss",
+    "ppo_loss",
+    "quantile_huber_loss",
+    "temporal_contrastive_loss",
+    "value_clip_loss",
+]

@@ -1,0 +1,250 @@
+"""Losses over all pairs of two sets of vectors: from what a loss says of itself to the operators.
+
+What a loss compares is described by the classes of :mod:`fastloss.losses.similarity`, whose references build the matrix
+of all similarities; `fused` computes the same with O((N + M) D) memory. All that is linear in the similarities - the
+mean over several positives, label smoothing - needs no pairs at all: sum_j t_ij z_ij = s <q_i, sum_j t_ij k_j>. So the
+operators know one target a row, and the rest is added here, in differentiable torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastloss.losses.similarity import (
+    IGNORED,
+    SigmoidPairs,
+    SoftmaxPairs,
+    TwoWayPairs,
+    denominator,
+    row_dots,
+)
+from fastloss.losses.triplet import SemiHardTriplets, batch_hard
+from fastloss.lowering import (
+    DEVICES,
+    EMPTY,
+    SMALL_ON_CPU,
+    Invalid,
+    Signature,
+    autocast_applies,
+    differentiation_refused,
+)
+from fastloss.skeletons.pairwise_autograd import pairwise_losses
+
+_SMALL = f"up to {SMALL_ON_CPU} pairs on a CPU, torch's own kernels are quicker than the way to ours"
+
+
+class _Positives(NamedTuple):
+    """The positive keys of every query, by label."""
+
+    anchor: Tensor  # (N,), one of them; IGNORED where there is none
+    other: Tensor  # (N,), a key with another label; IGNORED where there is none
+    mean: Tensor  # (N, D), of the positive keys; 0 where there is none
+
+
+def _positives(labels: Tensor, key_labels: Tensor, key: Tensor, exclude_self: bool) -> _Positives:
+    """By sorting: O(M log M), shapes that do not depend on the labels, deterministic.
+
+    Sums over a class are differences of sums over a prefix: in float64, where that costs no digits of a float32.
+    """
+    size = key_labels.shape[0]
+    rows = torch.arange(labels.shape[0], device=key.device)
+    ordered, order = torch.sort(key_labels, stable=True)
+    first, last = (torch.searchsorted(ordered, labels, right=right) for right in (False, True))
+    same = last - first
+    prefix = torch.cat([key.new_zeros(1, key.shape[1], dtype=torch.float64), key[order].cumsum(0, dtype=torch.float64)])
+    total = prefix[last] - prefix[first]
+    if exclude_self:
+        count, total = same - 1, total - key
+        number = order.argsort() - first + 1  # the next one of its class
+    else:
+        count, number = same, rows
+    # Different ones for different rows: what a row adds to the gradient of its anchor is taken out again afterwards,
+    # with the rounding of all that was added there.
+    anchor = order[(first + number % same.clamp(min=1)).clamp(max=size - 1)]
+    other = order[(last + rows % (size - same).clamp(min=1)) % size]
+    mean = (total / count.clamp(min=1)[:, None]).to(key.dtype)
+    found = count > 0
+    return _Positives(
+        torch.where(found, anchor, IGNORED),
+        torch.where(same < size, other, IGNORED),
+        torch.where(found[:, None], mean, 0),
+    )
+
+
+def _fused_softmax(p: SoftmaxPairs, namespace: str, reduction: str) -> Tensor:
+    size, columns = p.query.shape[0], p.key.shape[0] + (p.own is not None)
+    dropped = labels = key_labels = None
+    linear: Tensor | None = None  # (N,), what the losses of the operator lack
+    if p.labels is None:
+        assert p.target is not None
+        target = p.target
+        positive = None
+        if p.decoupled or p.label_smoothing:
+            positive = p.own
+            if positive is None:
+                positive = p.key[target.clamp(min=0)]
+    else:
+        found = _positives(*p.labels, p.key, p.exclude_self)
+        target, positive = found.anchor, found.mean
+    counted = target != IGNORED
+    if p.decoupled:
+        if p.labels is None:
+            dropped = target.clamp(min=0)
+            if columns < 2 + p.exclude_self:
+                counted = torch.zeros_like(counted)
+            # another one for every row: what it adds to the key's gradient, and the linear part takes out again, has
+            # the rounding of its own sum
+            rows = torch.arange(size, device=target.device)
+            anchor = (target + 1) % columns if p.own is None else rows % p.key.shape[0]
+            if p.exclude_self:
+                anchor = torch.where(anchor == rows, (target + 2) % columns, anchor)
+        else:
+            (labels, key_labels), anchor = p.labels, found.other
+            counted = counted & (anchor != IGNORED)
+        target = torch.where(counted, anchor, IGNORED)
+    if positive is not None:
+        place = target.clamp(min=0)
+        anchors = p.key[place.clamp(max=p.key.shape[0] - 1)]
+        if p.own is not None:
+            anchors = torch.where((place == p.key.shape[0])[:, None], p.own, anchors)
+        wanted = positive
+        if p.label_smoothing:
+            total, allowed = p.key.sum(0), columns
+            if p.own is not None:
+                total = total + p.own
+            if p.exclude_self:
+                total, allowed = total - p.query, columns - 1
+            wanted = torch.lerp(positive, (total / max(1, allowed)).expand_as(positive), p.label_smoothing)
+        linear = p.scale * row_dots(p.query, anchors - wanted)
+    key: Tensor | None = p.key
+    if p.exclude_self:
+        key = key_labels = None  # the operator, and Dynamo (2.13), want one tensor once
+    arguments = (p.query, key, p.own, p.scale, target, dropped, labels, key_labels)
+    if linear is not None:
+        linear = linear.where(counted, 0)
+    losses = pairwise_losses("pairwise_softmax", namespace, arguments, reduction != "none")
+    if linear is not None:
+        losses = losses + (linear if reduction == "none" else linear.sum())
+    return losses / denominator(size, counted) if reduction == "mean" else losses
+
+
+def _fused_two_way(p: TwoWayPairs, namespace: str, reduction: str) -> Tensor:
+    losses = pairwise_losses("pairwise_two_way", namespace, (p.query, p.key, p.scale), reduction != "none")
+    if p.label_smoothing:
+        own = row_dots(p.query, p.key)
+        others = ((p.query @ p.key.mean(0)) + (p.key @ p.query.mean(0))) / 2
+        linear = p.label_smoothing * p.scale * (own - others)
+        losses = losses + (linear if reduction == "none" else linear.sum())
+    return losses / p.query.shape[0] if reduction == "mean" else losses
+
+
+def _fused_sigmoid(p: SigmoidPairs, namespace: str, reduction: str) -> Tensor:
+    arguments = (p.query, p.key, p.scale, p.bias)
+    losses = pairwise_losses("pairwise_sigmoid", namespace, arguments, reduction != "none")
+    return losses / p.query.shape[0] if reduction == "mean" else losses
+
+
+def _fused_semi_hard(p: SemiHardTriplets, namespace: str, reduction: str) -> Tensor:
+    arguments = (p.vectors, p.labels, p.margin, p.squared)
+    losses = pairwise_losses("pairwise_semi_hard", namespace, arguments, reduction != "none")
+    return losses / p.pairs().clamp(min=1) if reduction == "mean" else losses
+
+
+def _fused_hardest(p: Any, namespace: str, reduction: str) -> Tensor:
+    positive, negative = getattr(torch.ops, namespace).hardest_pairs(p.vectors.detach(), p.labels)
+    return batch_hard(p, positive, negative, reduction)
+
+
+_FUSED: dict[str, Callable[..., Tensor]] = {
+    "SoftmaxPairs": _fused_softmax,
+    "TwoWayPairs": _fused_two_way,
+    "SigmoidPairs": _fused_sigmoid,
+    "SemiHardTriplets": _fused_semi_hard,
+    "HardestTriplets": _fused_hardest,
+}
+
+
+class PairwiseCall(NamedTuple):
+    """A call of a pairwise loss: what is compared, and what is to be made of the losses."""
+
+    pairs: Any
+    reduction: str
+    dtype: torch.dtype  # of the returned loss
+
+    @property
+    def device_type(self) -> str:
+        return self.pairs[0].device.type
+
+    def run(self, namespace: str) -> Tensor:
+        with torch.autocast(self.device_type, enabled=False):
+            loss = _FUSED[type(self.pairs).__name__](self.pairs, namespace, self.reduction)
+        return loss if loss.dtype == self.dtype else loss.to(self.dtype)
+
+
+class Pairwise:
+    """What :func:`fastloss.dispatch.fused` has to know of a loss over all pairs.
+
+    Args:
+        describe: from the arguments of the loss, without ``reduction`` and by name, what it compares, with tensors in
+            float32 or float64; raises for arguments that make no sense.
+        vectors: name of the first argument.
+    """
+
+    def __init__(self, describe: Callable[..., Any], vectors: str) -> None:
+        self.describe, self.vectors = describe, vectors
+
+    def attach(self, reference: Callable[..., Any]) -> None:
+        self.signature = Signature(reference, {})
+
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> PairwiseCall | str:
+        """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
+        bound = self.signature.bind(args, kwargs)
+        if bound is None:
+            return Invalid("the arguments do not match the signature")
+        first = bound.get(self.vectors)
+        if not isinstance(first, Tensor):
+            return Invalid(f"{self.vectors} is not a tensor")
+        if not first.is_floating_point() or first.layout != torch.strided:
+            return Invalid(f"no kernels for {first.dtype} of the layout {first.layout}")
+        if first.device.type not in DEVICES:
+            return f"no kernels for {first.device.type} tensors"
+        reason = differentiation_refused()
+        if reason is not None:
+            return reason
+        arguments = {**self.signature.defaults, **bound}
+        reduction = arguments.pop("reduction")
+        narrow = autocast_applies(first)
+        try:
+            with torch.autocast(first.device.type, enabled=False):
+                pairs = self.describe(**arguments)
+        except TypeError as error:
+            return Invalid(str(error))
+        if reduction not in ("none", "mean", "sum"):
+            return Invalid(f"no reduction {reduction!r}")
+        tensors = [x for x in pairs if isinstance(x, Tensor)]
+        if any(x.device != first.device for x in tensors):
+            return Invalid("the arguments are on different devices")
+        if any(0 in x.shape for x in tensors):
+            return EMPTY
+        number = pairs[0].shape[0] * (pairs[1].shape[0] if pairs[1].dim() > 1 else pairs[0].shape[0])
+        if automatic and first.is_cpu and number <= SMALL_ON_CPU:
+            return _SMALL
+        return PairwiseCall(pairs, reduction, torch.float32 if narrow else first.dtype)
+
+    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the reference body answers; under autocast in float32."""
+        first = args[0] if args else kwargs.get(self.vectors)
+        if not (isinstance(first, Tensor) and autocast_applies(first)):
+            return self.signature.reference(*args, **kwargs)
+        with torch.autocast(first.device.type, enabled=False):
+            args = tuple(_widened(x) for x in args)
+            return self.signature.reference(*args, **{name: _widened(x) for name, x in kwargs.items()})
+
+
+def _widened(x: Any) -> Any:
+    half = isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16)
+    return x.float() if half else x

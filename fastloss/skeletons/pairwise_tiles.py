@@ -1,0 +1,393 @@
+"""The pairwise operators for CPU and CUDA: matrix products of torch's BLAS on tiles, losses of tiles by the row and
+pointwise kernels.
+
+A tile is a block of queries against all keys, in one buffer that every block uses again. A block of rows has its whole
+log-sum-exp, so the loss and both gradients come out of one visit, with three matrix products: similarities, G K, and
+G^T Q, where G is the gradient of the tile. That is 3 N M D multiply-adds, as many as the full matrix takes.
+
+Where both directions have a log-sum-exp, the first visit collects the statistics of rows and columns, a second one
+takes the gradients: 4 N M D. Tiles of the first visit are kept up to KEPT_BYTES, so that small problems pay 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastloss.losses.similarity import row_dots
+from fastloss.skeletons.row_operators import NONE, SUM
+
+# A tile has to stay in the cache between the products that write it, the loss that rewrites it, and the two products
+# that read it; a block of few rows makes slow products.
+TILE_BYTES = 8 << 20
+MIN_ROWS, MAX_ROWS = 64, 512
+KEPT_BYTES = 64 << 20
+_ALIGNMENT = 16  # elements: the rows of a tile start on a cache line
+
+Result = tuple[Tensor, list[Tensor]]
+
+
+def _blocks(rows: int, columns: int, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(a block of rows, the tile for it, uninitialised)"""
+    stride = -(-columns // _ALIGNMENT) * _ALIGNMENT
+    height = _height(rows, stride, like)
+    buffer = like.new_empty(height, stride)
+    for start in range(0, rows, height):
+        block = slice(start, min(rows, start + height))
+        yield block, buffer[: block.stop - start, :columns]
+
+
+def _height(rows: int, columns: int, like: Tensor) -> int:
+    return min(rows, max(MIN_ROWS, min(MAX_ROWS, TILE_BYTES // (columns * like.element_size()))))
+
+
+def _like_rows(upstream: Tensor | None, x: Tensor) -> Tensor:
+    """x, its rows times upstream (N,)"""
+    return x if upstream is None else x * upstream[:, None]
+
+
+class _Softmax:
+    """log_sum_exp of the rows minus the target, by the row kernels of cross-entropy."""
+
+    name, parameters, ignore_index = "cross_entropy", [0.0, 0.0, 0.0, 1.0], -100
+
+    @classmethod
+    def losses(cls, tile: Tensor, target: Tensor) -> Tensor:
+        return torch.ops.fastloss.row_forward(tile, target, None, cls.name, cls.parameters, cls.ignore_index, NONE)[0]
+
+    @classmethod
+    def gradient_(cls, tile: Tensor, target: Tensor) -> Tensor:
+        """The sum of the losses; the tile becomes its gradient."""
+        operator = torch.ops.fastloss.row_forward_backward_
+        return operator(tile, target, None, cls.name, cls.parameters, cls.ignore_index, SUM)
+
+
+def pairwise_softmax(
+    query: Tensor, key: Tensor | None, own: Tensor | None, scale: Tensor, target: Tensor, dropped: Tensor | None,
+    labels: Tensor | None, key_labels: Tensor | None, upstream: Tensor | None, wanted: int,
+) -> Result:  # fmt: skip
+    if key is None and own is None and dropped is None and labels is None:
+        return _self_softmax(query, scale, target, upstream, wanted)
+    alone = key is None  # with itself
+    key = query if key is None else key
+    key_labels = labels if key_labels is None else key_labels
+    size, count = query.shape[0], key.shape[0]
+    columns = count + (own is not None)
+    target = target.contiguous()
+    losses, totals = [], []
+    of_query = torch.empty_like(query, memory_format=torch.contiguous_format) if wanted & 0b1001 else None
+    of_key = torch.zeros_like(key) if wanted & 0b0010 or (alone and wanted) else None
+    of_own = torch.empty_like(query) if wanted & 0b0100 else None
+    for block, tile in _blocks(size, columns, query):
+        scaled = query[block] * scale
+        similarities = tile[:, :count]
+        torch.mm(scaled, key.t(), out=similarities)
+        if own is not None:
+            tile[:, count] = row_dots(scaled, own[block])
+        if alone:
+            similarities.diagonal(block.start).fill_(-math.inf)
+        if dropped is not None:
+            tile.scatter_(1, dropped[block, None], -math.inf)
+        if labels is not None and key_labels is not None:
+            similarities.masked_fill_(labels[block, None] == key_labels, -math.inf)
+        if not wanted:
+            losses.append(_Softmax.losses(tile, target[block]))
+            continue
+        totals.append(_Softmax.gradient_(tile, target[block]))
+        if upstream is not None:
+            scaled = scaled * upstream[block, None]
+        if of_query is not None:
+            torch.mm(similarities, key, out=of_query[block])
+            if own is not None:
+                of_query[block].addcmul_(tile[:, count:], own[block])
+        if of_key is not None:
+            of_key.addmm_(similarities.t(), scaled)
+        if of_own is not None:
+            of_own[block] = tile[:, count:] * scaled
+    if not wanted:
+        return torch.cat(losses), []
+    of_scale = None
+    if of_query is not None:
+        of_query, of_scale = _through_scale(query, of_query, scale, upstream)
+    if alone and of_query is not None and of_key is not None:
+        of_query += of_key
+    return torch.stack(totals).sum(), _chosen(wanted, of_query, of_key, of_own, of_scale)
+
+
+def _chosen(wanted: int, *gradients: Tensor | None) -> list[Tensor]:
+    """Those gradients that are wanted."""
+    return [x for k, x in enumerate(gradients) if x is not None and wanted >> k & 1]
+
+
+class _LogSumExp:
+    """log(sum(exp)) of many sums, whose terms arrive a block at a time."""
+
+    def __init__(self, size: int, like: Tensor) -> None:
+        self.largest, self.total = like.new_full((size,), -math.inf), like.new_zeros(size)
+
+    def add(self, some: slice, tile: Tensor, dim: int) -> None:
+        """The terms of the sums in `some` are along `dim`, exponents first."""
+        if tile.shape[dim] == 0 or tile.shape[1 - dim] == 0:
+            return
+        largest = torch.maximum(self.largest[some], tile.amax(dim))
+        shift = largest.clamp(min=torch.finfo(largest.dtype).min)  # -inf - -inf is NaN
+        self.total[some] *= torch.exp(self.largest[some] - shift)
+        self.total[some] += (tile - shift.unsqueeze(dim)).exp_().sum(dim)
+        self.largest[some] = largest
+
+    def value(self) -> Tensor:
+        return self.total.log() + self.largest
+
+
+class _Kept:
+    """Tiles of the first visit that the second one finds again, up to a limit of bytes."""
+
+    def __init__(self, like: Tensor, limit: int) -> None:
+        self.room = limit // like.element_size()
+        self.tiles: dict[int, Tensor] = {}
+
+    def tile(self, block: slice, tile: Tensor) -> Tensor:
+        """A tile of this shape that will be kept, if there is room, else this one."""
+        if tile.numel() > self.room:
+            return tile
+        self.room -= tile.numel()
+        self.tiles[block.start] = torch.empty_like(tile)
+        return self.tiles[block.start]
+
+    def get(self, block: slice) -> Tensor | None:
+        return self.tiles.pop(block.start, None)
+
+
+def _through_scale(query: Tensor, of_scaled: Tensor, scale: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor]:
+    """From the gradient by (scale * query), of the losses without their upstream: by query, by scale."""
+    if upstream is not None:
+        of_scaled = of_scaled.mul_(upstream[:, None])
+    of_scale = row_dots(query, of_scaled).sum()
+    return of_scaled.mul_(scale), of_scale
+
+
+def _self_softmax(query: Tensor, scale: Tensor, target: Tensor, upstream: Tensor | None, wanted: int) -> Result:
+    """Of the vectors among themselves: z is symmetric, so half of the pairs are visited, each for both of its rows.
+
+    With W[i, j] = u_i P[i, j] + u_j P[j, i], P the softmax of the rows and u the upstream, the gradient is W X.
+    2 N^2 D multiply-adds: 1/2 for the statistics, 1/2 again and 1 for the gradient; less for the tiles that are kept.
+    """
+    counted = target >= 0
+    place = target.clamp(min=0)
+    positive = row_dots(query, query[place]) * scale
+    kept = _Kept(query, KEPT_BYTES // 4 if wanted else 0)  # they cost half as much as those of two ways
+    log_sum = _self_log_sum(query, scale, kept)
+    losses = (log_sum - positive).where(counted, 0)
+    if not wanted:
+        return losses, []
+    upstream = counted.to(query.dtype) if upstream is None else upstream.where(counted, 0)
+    gradient = _self_gradient(query, scale, log_sum, upstream, kept)
+    pull = query * upstream[:, None]  # towards the positives, from both sides
+    if query.is_cuda:
+        gradient.index_put_((place,), -pull, accumulate=True)  # in a fixed order, which index_add_ has on a CPU alone
+    else:
+        gradient.index_add_(0, place, pull, alpha=-1)
+    torch.index_select(query, 0, place, out=pull)
+    gradient.addcmul_(pull, upstream[:, None], value=-1)
+    of_scale = row_dots(query, gradient).sum() / 2
+    return losses.sum(), _chosen(wanted, gradient.mul_(scale), None, None, of_scale)
+
+
+def _self_log_sum(query: Tensor, scale: Tensor, kept: _Kept) -> Tensor:
+    size = query.shape[0]
+    sums = _LogSumExp(size, query)
+    for block, tile in _triangle(size, query):
+        tile = kept.tile(block, tile)
+        torch.mm(query[block] * scale, query[block.start :].t(), out=tile)
+        tile.diagonal().fill_(-math.inf)
+        sums.add(block, tile, 1)
+        sums.add(slice(block.stop, size), tile[:, block.stop - block.start :], 0)
+    return sums.value()
+
+
+def _self_gradient(query: Tensor, scale: Tensor, log_sum: Tensor, upstream: Tensor, kept: _Kept) -> Tensor:
+    """W X"""
+    size = query.shape[0]
+    shift = log_sum - upstream.abs().log()  # the upstream goes into the exponent
+    sign = upstream.sign()
+    gradient = torch.zeros_like(query, memory_format=torch.contiguous_format)
+    for block, tile in _triangle(size, query):
+        known = kept.get(block)
+        if known is None:
+            torch.mm(query[block] * scale, query[block.start :].t(), out=tile)
+            tile.diagonal().fill_(-math.inf)
+        else:
+            tile = known
+        columns = (tile - shift[block.start :]).exp_().mul_(sign[block.start :])
+        tile.sub_(shift[block, None]).exp_().mul_(sign[block, None]).add_(columns)
+        gradient[block].addmm_(tile, query[block.start :])
+        gradient[block.stop :].addmm_(tile[:, block.stop - block.start :].t(), query[block])
+    return gradient
+
+
+def _triangle(size: int, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(a block of rows, an uninitialised tile for its columns from the block's first row on)"""
+    height = _height(size, 2 * size, like)  # two tiles of it are in use at once
+    buffer = like.new_empty(height * size)
+    for start in range(0, size, height):
+        block, columns = slice(start, min(size, start + height)), size - start
+        yield block, buffer[: (block.stop - start) * columns].view(-1, columns)
+
+
+def pairwise_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor | None, wanted: int) -> Result:
+    size = query.shape[0]
+    kept = _Kept(query, KEPT_BYTES if wanted else 0)
+    diagonal, rows = query.new_empty(size), query.new_empty(size)
+    sums = _LogSumExp(size, query)
+    for block, tile in _blocks(size, size, query):
+        tile = kept.tile(block, tile)
+        torch.mm(query[block] * scale, key.t(), out=tile)
+        diagonal[block] = tile.diagonal(block.start)
+        rows[block] = tile.logsumexp(1)
+        sums.add(slice(size), tile, 0)
+    columns = sums.value()
+    losses = (rows + columns) / 2 - diagonal
+    if not wanted:
+        return losses, []
+    of_query, of_key = torch.empty_like(query, memory_format=torch.contiguous_format), torch.zeros_like(key)
+    for block, tile in _blocks(size, size, query):
+        scaled = query[block] * scale
+        known = kept.get(block)
+        if known is None:
+            torch.mm(scaled, key.t(), out=tile)
+        else:
+            tile = known
+        by_column = (tile - columns).exp_()
+        tile.sub_(rows[block, None]).exp_()
+        if upstream is None:
+            tile += by_column
+            tile.diagonal(block.start).sub_(2)
+        else:
+            tile.mul_(upstream[block, None]).addcmul_(by_column, upstream)
+            tile.diagonal(block.start).sub_(2 * upstream[block])
+        torch.mm(tile, key, out=of_query[block])
+        of_key.addmm_(tile.t(), scaled)
+    of_query, of_scale = _through_scale(query, of_query.mul_(0.5), scale, None)
+    return losses.sum(), _chosen(wanted, of_query, of_key.mul_(0.5), of_scale)
+
+
+def pairwise_sigmoid(
+    query: Tensor, key: Tensor, scale: Tensor, bias: Tensor, upstream: Tensor | None, wanted: int
+) -> Result:
+    size = query.shape[0]
+    losses = []
+    of_bias = torch.zeros_like(bias)
+    if wanted:
+        of_query, of_key = torch.empty_like(query, memory_format=torch.contiguous_format), torch.zeros_like(key)
+    for block, tile in _blocks(size, size, query):
+        scaled = query[block] * scale
+        torch.addmm(bias.expand(1, size), scaled, key.t(), out=tile)
+        diagonal = tile.diagonal(block.start)
+        same = diagonal.clone()
+        diagonal.fill_(-math.inf)  # neither a loss nor a gradient as a pair that does not belong together
+        losses.append(torch.nn.functional.softplus(tile).sum(1) + torch.nn.functional.softplus(-same))
+        if not wanted:
+            continue
+        tile.sigmoid_()
+        diagonal.copy_(-torch.sigmoid(-same))
+        if upstream is not None:
+            tile.mul_(upstream[block, None])
+        of_bias += tile.sum()
+        torch.mm(tile, key, out=of_query[block])
+        of_key.addmm_(tile.t(), scaled)
+    if not wanted:
+        return torch.cat(losses), []
+    of_query, of_scale = _through_scale(query, of_query, scale, None)
+    return torch.cat(losses).sum(), _chosen(wanted, of_query, of_key, of_scale, of_bias)
+
+
+# ------------------------------------------------------------------------------------------ distances
+
+
+def _distance_tiles(vectors: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(a block of rows, their squared distances from all vectors)
+
+    As |x|^2 - 2 <x, y> + |y|^2, which loses digits where a distance is small beside the vectors. Their mean is the part
+    of them that can be taken out beforehand.
+    """
+    vectors = vectors - vectors.mean(0)
+    squares = row_dots(vectors, vectors)
+    for block, tile in _blocks(vectors.shape[0], vectors.shape[0], vectors):
+        torch.addmm(squares, vectors[block], vectors.t(), alpha=-2, out=tile)
+        yield block, tile.add_(squares[block, None]).clamp_(min=0)
+
+
+def hardest_pairs(vectors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    positive, negative = (torch.empty(labels.shape, dtype=torch.int64, device=vectors.device) for _ in range(2))
+    for block, tile in _distance_tiles(vectors):
+        same = labels[block, None] == labels
+        nearest, negative[block] = tile.masked_fill(same, math.inf).min(1)
+        same.diagonal(block.start).fill_(False)
+        farthest, positive[block] = tile.masked_fill_(~same, -math.inf).max(1)
+        negative[block].masked_fill_(nearest == math.inf, -1)
+        positive[block].masked_fill_(farthest == -math.inf, -1)
+    return positive, negative
+
+
+def pairwise_semi_hard(
+    vectors: Tensor, labels: Tensor, margin: float, squared: bool, upstream: Tensor | None, wanted: int
+) -> Result:
+    losses = []
+    gradient = torch.zeros_like(vectors)
+    for block, tile in _distance_tiles(vectors):
+        if not squared:
+            tile.sqrt_()
+        same = labels[block, None] == labels
+        ordered, order = tile.masked_fill(same, math.inf).sort(1)  # the distances of the others, inf at the end
+        others = (~same).sum(1, keepdim=True)
+        same.diagonal(block.start).fill_(False)
+        farther = torch.searchsorted(ordered, tile.contiguous(), right=True)
+        farther = torch.minimum(farther, others - 1).clamp_(min=0)
+        losses_of_pairs = (tile - ordered.gather(1, farther)).add_(margin).clamp_(min=0)
+        losses_of_pairs.masked_fill_(~same | (others == 0), 0)
+        losses.append(losses_of_pairs.sum(1))
+        if not wanted:
+            continue
+        weight = (losses_of_pairs > 0).to(tile.dtype)  # the gradient by the distances: small integers, exact sums
+        weight = weight.scatter_add(1, order.gather(1, farther), -weight)
+        if upstream is not None:
+            weight *= upstream[block, None]
+        if squared:
+            weight *= 2
+        else:
+            weight = torch.where(tile > 0, weight / tile, 0)
+        # by x_i: sum_j w_ij (x_i - x_j), by x_j: the negative of it
+        gradient[block] += weight.sum(1, keepdim=True) * vectors[block] - weight @ vectors
+        gradient += weight.sum(0)[:, None] * vectors - weight.t() @ vectors[block]
+    total = torch.cat(losses)
+    return (total.sum(), [gradient]) if wanted else (total, [])
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "pairwise_softmax": pairwise_softmax,
+    "pairwise_two_way": pairwise_two_way,
+    "pairwise_sigmoid": pairwise_sigmoid,
+    "hardest_pairs": hardest_pairs,
+    "pairwise_semi_hard": pairwise_semi_hard,
+}
+
+
+def without_autocast(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """The operands have the dtype that they are to be computed in."""
+
+    def run(*arguments: Any) -> Any:
+        device = next(x for x in arguments if isinstance(x, Tensor)).device.type
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            return operator(*arguments)
+
+    return run
+
+
+def register(library: torch.library.Library, keys: Sequence[str]) -> None:
+    for name, operator in OPERATORS.items():
+        for key in keys:
+            library.impl(name, without_autocast(operator), key)
