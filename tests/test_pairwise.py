@@ -301,7 +301,6 @@ def test_errors():
         (lambda: fastloss.batch_hard_triplet_loss(x, labels.float()), "labels must be"),
         (lambda: fastloss.semi_hard_triplet_loss(x, labels, margin=math.nan), "margin must be finite"),
         (lambda: fastloss.clip_loss(x, x, torch.ones(2)), "logit_scale must be a number"),
-        (lambda: fastloss.vicreg_loss(x[:1], x[:1]), "one sample"),
         (lambda: fastloss.rl.temporal_contrastive_loss(x[:, None], offset=5), "offset must be between"),
         (lambda: fastloss.info_nce(x, x, reduction="no"), "reduction"),
     ]:
@@ -319,7 +318,8 @@ def test_automatic_choice():
 
 
 def test_every_loss_has_a_module():
-    modules = {module.function: name for name, module in vars(fastloss.nn).items() if name in fastloss.nn.__all__}
+    named = {name: getattr(fastloss.nn, name) for name in fastloss.nn.__all__}
+    modules = {module.function: name for name, module in named.items() if hasattr(module, "function")}
     for case in pairwise_cases.ONE_OF_EACH:
         assert case.loss in modules, f"no Module of {case.loss.__name__}"
         name = modules[case.loss]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.dispatch import fused
@@ -20,6 +19,7 @@ from fastloss.losses.similarity import (
     unit,
 )
 from fastloss.losses.terms import Terms
+from fastloss.lowering import autocast_applies
 from fastloss.skeletons.pairwise import Pairwise
 
 __all__ = ["clip_loss", "moco_loss", "siglip_loss", "vicreg_loss"]
@@ -238,33 +238,36 @@ def vicreg_loss(
         - output: ()
 
     Returns:
-        The loss, or (loss, terms) with ``return_terms``: ``invariance``, ``variance``, ``covariance``, detached and
+        The loss (float32 under autocast; halves compute in float32), or (loss, terms) with ``return_terms``:
+        ``invariance``, ``variance``, ``covariance``, detached and
         before their coefficients.
 
     Raises:
         ValueError: shapes that do not fit.
 
     Source:
-        Bardes et al. 2022, arXiv:2105.04906.
+        Bardes et al. 2022, arXiv:2105.04906. Equal to the authors' code (facebookresearch/vicreg) and to lightly's
+        ``VICRegLoss``, which halve the variance term; the paper's equation does not.
 
     Example:
         >>> z = torch.tensor([[1.0, -1.0], [-1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
         >>> vicreg_loss(z, z).item()
         0.0
     """
-    check_matrix(z_a, "z_a")
-    check_matrix(z_b, "z_b", z_a.shape[1], z_a.shape[0])
+    if z_a.dim() != 2 or z_a.shape != z_b.shape or z_a.shape[0] < 2:
+        raise ValueError(
+            f"z_a and z_b must have one shape (N, D) with N > 1, got {tuple(z_a.shape)} and {tuple(z_b.shape)}"
+        )
     size, width = z_a.shape
-    if size < 2:
-        raise ValueError("the variance of one sample is not defined")
-    a, b = widened(z_a, z_b)
-    similarity = F.mse_loss(a, b)
-    centered = [x - x.mean(0) for x in (a, b)]
-    deviations = [(x.square().sum(0) / (size - 1) + eps).sqrt() for x in centered]
-    spread = (gamma - torch.cat(deviations)).clamp(min=0).sum() / (2 * width)
-    redundancy = (_off_diagonal_square(centered[0]) + _off_diagonal_square(centered[1])) / width
-    dtype = result_dtype(z_a)
-    loss = (invariance * similarity + variance * spread + covariance * redundancy).to(dtype)
+    dtype = torch.float32 if autocast_applies(z_a) else result_dtype(z_a, z_b)
+    with torch.autocast(z_a.device.type, enabled=False):  # half products would cancel in the covariances
+        a, b = widened(z_a, z_b)
+        similarity = (a - b).square().mean()
+        centered = [x - x.mean(0) for x in (a, b)]
+        deviations = [(x.square().sum(0) / (size - 1) + eps).sqrt() for x in centered]
+        spread = (gamma - torch.cat(deviations)).clamp(min=0).sum() / (2 * width)
+        redundancy = (_off_diagonal_square(centered[0]) + _off_diagonal_square(centered[1])) / width
+        loss = (invariance * similarity + variance * spread + covariance * redundancy).to(dtype)
     if not return_terms:
         return loss
     terms = {"invariance": similarity, "variance": spread, "covariance": redundancy}
