@@ -4,6 +4,7 @@ threads, fork. Each drop-in does what torch's function does, while a kernel of o
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pickle
 import subprocess
 import sys
@@ -139,6 +140,27 @@ def test_dtypes_without_kernels(name, dtype, reduction):
             return type(error), str(error)
 
     assert_same_attempt(attempt(getattr(fastloss, name)), attempt(getattr(F, name)))
+
+
+@pytest.mark.parametrize("loss", [x for x in DROP_INS if x.name != "cross_entropy"], ids=str)
+def test_dtype_of_the_loss(loss):
+    """Any two dtypes, of tensors with dimensions and of 0-d ones: the dtype of torch's loss, or the same exception."""
+    dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool)
+    large = {name: x.abs() for name, x in loss.make().items()}
+    for first, last in itertools.product(dtypes, dtypes):
+        for small in (None, *large):
+            if small == "var":
+                continue
+            tensors = {name: (x if name != small else x[0, 0]).to(first) for name, x in large.items()}
+            name = "target" if "var" in tensors else list(tensors)[-1]
+            tensors[name] = tensors[name].to(last)
+            answers: list[Any] = []
+            for function in (loss.ours, loss.torchs):
+                try:
+                    answers.append(function(*tensors.values(), reduction="sum").dtype)
+                except Exception as error:
+                    answers.append(type(error))
+            assert answers[0] == answers[1], (first, last, small)
 
 
 def assert_same_attempt(ours: Any, torchs: Any) -> None:

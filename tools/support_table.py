@@ -46,7 +46,8 @@ REQUIRED: dict[str, Callable[[], Any]] = {
     "tau": lambda: 0.3,
     "desirable": lambda: torch.ones(ROWS, COLUMNS, dtype=torch.bool),
 }
-CLASSES = ("cross_entropy", "softmax_focal_loss")
+REQUIRED_OF: dict[tuple[str, str], Callable[[], Any]] = {("iqn_loss", "tau"): real}
+CLASSES = ("cross_entropy", "softmax_focal_loss", "linear_cross_entropy")
 
 
 def scalar() -> Tensor:
@@ -60,6 +61,7 @@ NUMBER_OR_TENSOR = [*NUMBER, ("tensor", scalar)]
 ELEMENTWISE = [("tensor", real)]
 FLAG = [("", lambda: True), ("", lambda: False)]
 PER_CLASS = [("(C)", lambda: torch.rand(COLUMNS))]
+PER_ROW = [("tensor", lambda: torch.rand(ROWS))]
 OPTIONS: dict[str, list[tuple[str, Callable[[], Any]]]] = {
     "reduction": REDUCTIONS,
     "aggregation": [(how, lambda how=how: how) for how in AGGREGATIONS],
@@ -74,6 +76,8 @@ OPTIONS: dict[str, list[tuple[str, Callable[[], Any]]]] = {
     "full": FLAG,
     "log_input": FLAG,
     "log_target": FLAG,
+    "accumulate_float32": FLAG,
+    "weights": PER_ROW,
     "squared": FLAG,
     "ignore_index": [("a class", lambda: 3)],
     "entropy": ELEMENTWISE,
@@ -110,6 +114,7 @@ for _name in (
     "crossing_penalty",
     "desirable_weight",
     "undesirable_weight",
+    "kappa",
 ):
     OPTIONS[_name] = NUMBER_OR_TENSOR
 SPECIAL: dict[tuple[str, str], list[tuple[str, Callable[[], Any]]]] = {
@@ -118,7 +123,14 @@ SPECIAL: dict[tuple[str, str], list[tuple[str, Callable[[], Any]]]] = {
     ("kl_div", "reduction"): [*REDUCTIONS, ("batchmean", lambda: "batchmean")],
     ("cross_entropy", "weight"): PER_CLASS,
     ("binary_cross_entropy_with_logits", "pos_weight"): PER_CLASS,
-    ("softmax_focal_loss", "alpha"): [*NUMBER, *PER_CLASS],
+    ("softmax_focal_loss", "alpha"): PER_CLASS,
+    ("linear_cross_entropy", "linear_bias"): PER_ROW,  # the weights of the layer are (ROWS, COLUMNS)
+    ("linear_cross_entropy", "weight"): PER_ROW,
+    ("linear_cross_entropy", "options"): [],  # how torch saves memory
+    ("quantile_huber_loss", "tau"): ELEMENTWISE,
+    ("quantile_huber_loss", "mask"): PER_ROW,
+    ("iqn_loss", "mask"): PER_ROW,
+    ("iqn_loss", "tau"): [],
     ("sigmoid_focal_loss", "normalizer"): [*NUMBER_OR_TENSOR, ("positives", lambda: "positives")],
     ("margin_ranking_loss", "margin"): NUMBER,
     ("hinge_embedding_loss", "margin"): NUMBER,
@@ -143,7 +155,7 @@ def base(loss: Callable[..., Any]) -> Arguments:
     arguments: Arguments = {}
     for name, parameter in inspect.signature(loss).parameters.items():
         if parameter.default is parameter.empty:
-            arguments[name] = REQUIRED.get(name, real)()
+            arguments[name] = REQUIRED_OF.get((loss.__name__, name), REQUIRED.get(name, real))()
     if loss.__name__ in CLASSES:
         arguments["target"] = torch.zeros(ROWS, dtype=torch.int64)
     return arguments
@@ -276,7 +288,8 @@ def options(loss: Callable[..., Any]) -> Iterator[tuple[str, str, str | None]]:
                 yield name, f"{label} that requires a gradient", ask(loss, arguments)
     if loss.__name__ in CLASSES:
         arguments = base(loss)
-        soft = arguments[next(iter(arguments))].softmax(1)
+        classes = ROWS if "linear_weight" in arguments else COLUMNS
+        soft = torch.rand(ROWS, classes).softmax(1)
         yield "target", "probabilities", ask(loss, {**arguments, "target": soft})
         soft = soft.detach().requires_grad_()
         yield "target", "probabilities that require a gradient", ask(loss, {**arguments, "target": soft})

@@ -5,11 +5,13 @@ Not a skeleton of kernels: a composition of matrix products and the row operator
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_exporting
 
 from fastloss.lowering import EMPTY, SMALL_ON_CPU, Invalid, Signature, autocast_applies
 from fastloss.skeletons.linear_row_autograd import linear_row_loss
@@ -75,7 +77,7 @@ class LinearRow:
         if (bias is not None and bias.shape != matrix.shape[:-1]) or (input.dim() == 1 and matrix.dim() > 2):
             return Invalid("linear_bias or the dimensions do not fit")
         shape = torch.Size((*input.shape[:-1], *matrix.shape[:-1]))
-        if automatic and input.is_cpu and shape.numel() <= SMALL_ON_CPU:
+        if automatic and input.is_cpu and not is_exporting() and math.prod(shape) <= SMALL_ON_CPU:
             return SMALL
         if input.shape[-1] == 0:
             return EMPTY

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from fastloss.autograd import scaled
+from fastloss.autograd import scaled, transformed
 from fastloss.skeletons.linear_row_operators import Gradients, LinearOperands, as_rows, forward, forward_backward
 from fastloss.skeletons.row_autograd import REFERENCES
 from fastloss.skeletons.row_operators import NONE
@@ -60,7 +60,7 @@ class _OnePass(Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         o, operators = ctx.operands, ctx.operators
-        if torch.is_grad_enabled():  # create_graph=True
+        if transformed(upstream):
             return *_differentiable_gradients(upstream, ctx.saved_tensors, o), None, None
         gradients, ctx.ready = ctx.ready, None
         if gradients is None:  # handed on by an earlier backward
@@ -88,12 +88,13 @@ class _Rows(Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         o, operators = ctx.operands, ctx.operators
-        if torch.is_grad_enabled():  # create_graph=True
+        if transformed(upstream):
             return *_differentiable_gradients(upstream, ctx.saved_tensors, o), None, None
         input, matrix, bias = ctx.saved_tensors
         ready, ctx.ready = ctx.ready, None
         wanted = ctx.needs_input_grad[:3]
-        common = _common_value(upstream, o) if input.is_cpu else None
+        has_values = input.is_cpu and type(upstream) is Tensor  # a FakeTensor has none
+        common = _common_value(upstream, o) if has_values else None
         if common is not None:
             if ready is None:  # handed on by an earlier backward
                 _, ready = forward_backward(input, matrix, bias, o, operators, wanted)

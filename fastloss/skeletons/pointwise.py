@@ -204,7 +204,7 @@ class Pointwise:
             inverse = torch.full((), factor, dtype=torch.float64, device=first.device)
             factor, scale = 1.0, inverse if scale is None else scale * inverse
 
-        dtype = _result_type(tensors)
+        dtype = _result_type(tensors, expanded=self.shapes == "warn")
         code = _CODES.get(dtype)
         if code is None:
             return Invalid("no operand is floating-point")
@@ -318,14 +318,17 @@ def _category(dtype: torch.dtype) -> int:
     return 2 if dtype.is_floating_point else 0 if dtype == torch.bool else 1
 
 
-def _result_type(tensors: list[Tensor]) -> torch.dtype:
-    """What torch makes of an operation on all of these. (torch.result_type takes two, and Dynamo does not trace it.)"""
+def _result_type(tensors: list[Tensor], expanded: bool) -> torch.dtype:
+    """What torch makes of an operation on all of these, of which 0-d ones count less, unless expanded before.
+
+    (torch.result_type takes two, and Dynamo does not trace it.)
+    """
     first = tensors[0].dtype
     if all(x.dtype is first for x in tensors):
         return first
     dtypes: list[torch.dtype | None] = [None, None]  # of 0-d tensors, of the others
     for x in tensors:
-        place = x.dim() > 0
+        place = expanded or x.dim() > 0
         known = dtypes[place]
         dtypes[place] = x.dtype if known is None else torch.promote_types(known, x.dtype)
     zero, whole = dtypes
