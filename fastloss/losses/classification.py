@@ -287,7 +287,7 @@ def softmax_focal_loss(
     Example:
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]], requires_grad=True)
         >>> softmax_focal_loss(logits, torch.tensor([0, 0])).item()
-        0.3518...
+        0.3518359661102295
     """
     if gamma < 0:
         raise ValueError(f"gamma must not be negative, got {gamma}")
