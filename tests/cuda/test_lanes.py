@@ -32,10 +32,12 @@ class Lane:
 
 
 LANES = {
-    "pairs under TSan": Lane("tsan", ("pairs",), ("test_pairs.py",), 25, 30),
-    "pairs under ASan + UBSan": Lane("asan", ("pairs",), ("test_pairs.py",), 25, 30),
-    "pointwise under TSan": Lane("tsan", (pointwise.BUILD,), ("test_pointwise_races.py",), 5, 40),
-    "pointwise under ASan + UBSan": Lane("asan", (pointwise.BUILD,), ("test_pointwise.py",), 250, 120),
+    "pointwise and pairs under TSan": Lane(
+        "tsan", (pointwise.BUILD, "pairs"), ("test_pointwise_races.py", "test_pairs.py"), 30, 60
+    ),
+    "pointwise and pairs under ASan + UBSan": Lane(
+        "asan", (pointwise.BUILD, "pairs"), ("test_pointwise.py", "test_pairs.py"), 275, 130
+    ),
     "rows under ASan + UBSan": Lane(
         "asan", ROWS, ("test_rows.py", "test_emulator.py", "test_planted_bugs.py"), 450, 90
     ),

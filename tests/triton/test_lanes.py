@@ -21,7 +21,7 @@ COMPILED = {
 # What the lanes have not tested themselves; the rest of the laws takes minutes in the interpreter.
 POINTWISE_LAWS = "triton and (test_terms or broadcasting)"
 PAIRS_LAWS = (
-    "triton and (agree or special or mixed or (sizes and not 1025 and not 1030 and not 70-2) or "
+    "triton and ((agree and (two or shared)) or special or mixed or (sizes and not 1025 and not 1030 and not 70-2) or "
     "(two and (not_there or layouts)))"
 )
 # file, options of pytest, about so many seconds
