@@ -41,3 +41,24 @@ def test_peak_in_units_of_the_logits(mode, limit):
     assert float(result.stdout) < limit
     reference = subprocess.run([sys.executable, "-c", CODE, "fresh", "reference"], capture_output=True, text=True)
     assert float(reference.stdout) > 1.5, "the measurement does not see torch's own two buffers"
+
+
+LEAK = """
+import torch, fastloss
+def resident():
+    with open("/proc/self/statm") as file: return int(file.read().split()[1]) * 4096
+x, y = torch.randn(8), torch.rand(8)
+def some():
+    with torch.no_grad(), fastloss.backend("cpu"):
+        for _ in range(20000): fastloss.binary_cross_entropy_with_logits(x, y)
+some(); before = resident(); some(); print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(("cpu", "cpu") not in BACKENDS, reason="no CPU kernels")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_call_leaves_no_memory_behind():
+    """stable::detail::to<std::string> of torch loses its string: 100 bytes a call, 2 MB here."""
+    result = subprocess.run([sys.executable, "-c", LEAK], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 500_000
