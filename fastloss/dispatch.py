@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
-from fastloss import lowering, ops
+from fastloss import lowering, ops, plans
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 
@@ -143,9 +144,18 @@ class Call(Protocol):
 
     def run(self, namespace: str) -> Any: ...
 
+    def repeated(self, tensors: list[Tensor], namespace: str) -> plans.Run | None:
+        """What computes a call that differs from this one in what its tensors hold; None: there is more to it.
+
+        Args:
+            tensors: those among the arguments of this call.
+        """
+
 
 class Skeleton(Protocol):
     """What a loss says of itself, such as :class:`fastloss.skeletons.row.Row`."""
+
+    repeats: bool  # is it worth while to remember how calls are lowered?
 
     def attach(self, reference: Callable[..., Any]) -> None: ...
 
@@ -179,6 +189,7 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
 
     def decorate(reference: Loss) -> Loss:
         skeleton.attach(reference)
+        known = plans.Plans()
 
         def plan(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, Call | str]:
             requested = _requested()
@@ -189,15 +200,31 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
 
         @functools.wraps(reference)
         def loss(*args: Any, **kwargs: Any) -> Any:
-            explanation, call = plan(args, kwargs)
-            if isinstance(call, str):
-                result = skeleton.answer(args, kwargs)
-                if isinstance(call, lowering.Invalid) and call is not lowering.EMPTY and _requested() != "auto":
-                    raise BackendError(f"fastloss: backend {_requested()!r} cannot run this call: {call}")
-                return result
-            if explanation.backend == "reference":
+            requested = _requested()
+            if requested == "reference":
                 return skeleton.answer(args, kwargs)
-            return call.run(_NAMESPACE[explanation.backend])
+            described = plans.describe(requested, args, kwargs) if skeleton.repeats else None
+            if described is not None:
+                run = known.get(described[0])
+                if run is not None:
+                    return run(described[1])
+            call = skeleton.lower(args, kwargs, automatic=requested == "auto")
+            if isinstance(call, str):
+                if requested == "auto":
+                    return skeleton.answer(args, kwargs)
+                _select(requested, call)  # raises, unless torch is to raise its own error
+                result = skeleton.answer(args, kwargs)
+                if call is not lowering.EMPTY:
+                    raise BackendError(f"fastloss: backend {requested!r} cannot run this call: {call}")
+                return result
+            chosen = _select(requested, call).backend
+            if chosen == "reference":
+                return skeleton.answer(args, kwargs)
+            if described is not None:
+                run = call.repeated(described[1], _NAMESPACE[chosen])
+                if run is not None:
+                    known.remember(described[0], run)
+            return call.run(_NAMESPACE[chosen])
 
         loss.plan = plan  # type: ignore[attr-defined]
         return loss  # type: ignore[return-value]

@@ -41,6 +41,9 @@ class RowCall(NamedTuple):
     def device_type(self) -> str:
         return self.logits.device.type
 
+    def repeated(self, tensors: list[Tensor], namespace: str) -> None:
+        """The lowering of rows looks at the layout of its tensors, and rearranges them."""
+
     def run(self, namespace: str) -> Tensor:
         """Computes the loss with the operators of a namespace, differentiably."""
         loss = row_loss(self.logits, self.operands, self.inplace, namespace)
@@ -59,6 +62,8 @@ class Row:
         parameters: the hyper-parameters that the kernels take, in the order in which they take them.
         weight: name of the argument that holds the class weights.
     """
+
+    repeats = False
 
     def __init__(self, *, parameters: Mapping[str, Parameter], weight: str = "weight") -> None:
         self.parameters = parameters
