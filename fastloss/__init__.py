@@ -27,6 +27,7 @@ from fastloss.functional import (
 from fastloss.nn import (
     BCELoss,
     BCEWithLogitsLoss,
+    CPOLoss,
     CrossEntropyLoss,
     DPOLoss,
     ExpectileLoss,
@@ -59,6 +60,7 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "BackendError",
+    "CPOLoss",
     "CrossEntropyLoss",
     "DPOLoss",
     "ExpectileLoss",

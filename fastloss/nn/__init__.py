@@ -1,6 +1,6 @@
 """The losses as Modules, with torch.nn's names and constructor arguments; extras are keyword-only."""
 
-from fastloss.nn.alignment import DPOLoss, KLPenalty, KTOLoss, ORPOLoss, RewardModelLoss, SimPOLoss
+from fastloss.nn.alignment import CPOLoss, DPOLoss, KLPenalty, KTOLoss, ORPOLoss, RewardModelLoss, SimPOLoss
 from fastloss.nn.binary import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -31,6 +31,7 @@ from fastloss.nn.rl import PPOClipLoss, PPOLoss, ValueClipLoss
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
+    "CPOLoss",
     "CrossEntropyLoss",
     "DPOLoss",
     "ExpectileLoss",
