@@ -86,7 +86,7 @@ def test_the_sanitizer_notices():
 
 @pytest.mark.parametrize("instruction_set", ["", "baseline"], ids=["best", "baseline"])
 def test_kernels_under_sanitizers(instruction_set, capsys):
-    files = ["test_laws.py", "test_cross_entropy.py", "test_pointwise.py", "test_pointwise_oracles_a.py"]
+    files = ["test_laws.py", "test_cross_entropy.py", "test_pointwise.py", "test_pointwise_oracles_supervised.py"]
     result = sanitized(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", LAWS, instruction_set=instruction_set
     )
