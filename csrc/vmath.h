@@ -16,16 +16,21 @@ namespace math {
 
 FASTLOSS_INLINE float exp(float x) { return expf(x); }
 FASTLOSS_INLINE double exp(double x) { return ::exp(x); }
+FASTLOSS_INLINE float exp_nonpositive(float x) { return expf(x); }  // for x <= 0
+FASTLOSS_INLINE double exp_nonpositive(double x) { return ::exp(x); }
 FASTLOSS_INLINE float expm1(float x) { return expm1f(x); }
 FASTLOSS_INLINE double expm1(double x) { return ::expm1(x); }
 FASTLOSS_INLINE float log(float x) { return logf(x); }
 FASTLOSS_INLINE double log(double x) { return ::log(x); }
 FASTLOSS_INLINE float log1p(float x) { return log1pf(x); }
 FASTLOSS_INLINE double log1p(double x) { return ::log1p(x); }
-FASTLOSS_INLINE float log1p_unit(float x) { return log1pf(x); }  // for x in [0, 1]
+FASTLOSS_INLINE float log1p_unit(float x) { return log1pf(x); }  // for x in [-1/2, 1]
 FASTLOSS_INLINE double log1p_unit(double x) { return ::log1p(x); }
 FASTLOSS_INLINE float tanh(float x) { return tanhf(x); }
 FASTLOSS_INLINE double tanh(double x) { return ::tanh(x); }
+// tanh(x), and exp(-2 |x|), which a vector has on its way there
+FASTLOSS_INLINE float tanh(float x, float& decay) { return decay = expf(-2.0f * fabsf(x)), tanhf(x); }
+FASTLOSS_INLINE double tanh(double x, double& decay) { return decay = ::exp(-2.0 * ::fabs(x)), ::tanh(x); }
 
 // Of any of the types; NaN in, NaN out.
 template <class V>

@@ -14,12 +14,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
-from torch.overrides import handle_torch_function, has_torch_function_variadic
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
-from fastloss import lowering, ops
+from fastloss import lowering, ops, plans
 from fastloss.losses import original
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
@@ -147,6 +148,17 @@ class Call(Protocol):
     def run(self, namespace: str) -> Any: ...
 
 
+class RepeatableCall(Call, Protocol):
+    """A call of a skeleton that has `repeats`: one of the same description may skip the lowering."""
+
+    def repeated(self, tensors: list[Tensor], namespace: str) -> plans.Run | None:
+        """What computes a call that differs from this one in what its tensors hold; None: there is more to it.
+
+        Args:
+            tensors: those among the arguments of this call.
+        """
+
+
 class Skeleton(Protocol):
     """What a loss says of itself, such as :class:`fastloss.skeletons.row.Row`."""
 
@@ -173,6 +185,12 @@ def _select(requested: str, call: Call | str) -> Explanation:
     return chosen
 
 
+def _overridden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Does an argument want to answer torch's functions itself?"""
+    some = has_torch_function(args) or (kwargs and has_torch_function(tuple(kwargs.values())))
+    return bool(some and lowering.overriding(args, kwargs))
+
+
 def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
     """Gives a loss its fused kernels; the decorated body remains the reference backend.
 
@@ -184,31 +202,50 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
         skeleton.attach(reference)
         counterpart = getattr(original, reference.__name__, None)
         torchs_arguments = set(inspect.signature(counterpart).parameters) if counterpart is not None else set()
+        # Only pointwise losses: the lowering of the others looks at layouts, and rearranges the tensors.
+        known = plans.Plans() if getattr(skeleton, "repeats", False) else None
 
         def plan(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, Call | str]:
             requested = _requested()
             if requested == "reference":
                 return _EXPLICIT_REFERENCE, ""
-            if has_torch_function_variadic(*args, *kwargs.values()) and lowering.overriding(args, kwargs):
+            if _overridden(args, kwargs):
                 return _select(requested, lowering.OVERRIDDEN), lowering.OVERRIDDEN
             call = skeleton.lower(args, kwargs, automatic=requested == "auto")
             return _select(requested, call), call
 
         @functools.wraps(reference)
         def loss(*args: Any, **kwargs: Any) -> Any:
-            explanation, call = plan(args, kwargs)
-            if call is lowering.OVERRIDDEN:
+            requested = _requested()
+            if requested == "reference":
+                return skeleton.answer(args, kwargs)
+            described = plans.describe(requested, args, kwargs) if known is not None else None
+            if known is not None and described is not None:
+                run = known.get(described[0])
+                if run is not None:
+                    return run(described[1])
+            elif _overridden(args, kwargs):
+                _select(requested, lowering.OVERRIDDEN)
                 # torch's own function where it takes the call: that is the one which subclasses know
                 function = counterpart if counterpart is not None and torchs_arguments.issuperset(kwargs) else loss
                 return handle_torch_function(function, lowering.overriding(args, kwargs), *args, **kwargs)
+            call = skeleton.lower(args, kwargs, automatic=requested == "auto")
             if isinstance(call, str):
+                if requested == "auto":
+                    return skeleton.answer(args, kwargs)
+                _select(requested, call)  # raises, unless torch is to raise its own error
                 result = skeleton.answer(args, kwargs)
-                if isinstance(call, lowering.Invalid) and call is not lowering.EMPTY and _requested() != "auto":
-                    raise BackendError(f"fastloss: backend {_requested()!r} cannot run this call: {call}")
+                if call is not lowering.EMPTY:
+                    raise BackendError(f"fastloss: backend {requested!r} cannot run this call: {call}")
                 return result
-            if explanation.backend == "reference":
+            chosen = _select(requested, call).backend
+            if chosen == "reference":
                 return skeleton.answer(args, kwargs)
-            return call.run(_NAMESPACE[explanation.backend])
+            if known is not None and described is not None:
+                run = cast(RepeatableCall, call).repeated(described[1], _NAMESPACE[chosen])
+                if run is not None:
+                    known.remember(described[0], run)
+            return call.run(_NAMESPACE[chosen])
 
         loss.plan = plan  # type: ignore[attr-defined]
         return loss  # type: ignore[return-value]

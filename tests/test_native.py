@@ -25,12 +25,12 @@ def floats(kind: str) -> np.ndarray:
     bits = random.integers(0, 2**32, 200_000, dtype=np.uint32).view(np.float32)
     special = np.array([0.0, 1.0, np.inf, np.nan, 1e-45, 1.17549435e-38, 3.4e38], np.float32)
     special = np.concatenate([special, -special])
-    low = {"log": 0, "log1p": -1, "log1p_unit": 0}.get(kind, -110)
+    low = {"log": 0, "log1p": -1, "log1p_unit": -0.5}.get(kind, -110)
     high = {"exp_nonpositive": 0, "log": 3, "log1p": 3, "log1p_unit": 1}.get(kind, 95)
     near = random.uniform(low, high, 200_000)
     values = np.concatenate([bits, special, near.astype(np.float32)])
     if kind == "log1p_unit":
-        return np.abs(values[np.abs(values) <= 1])
+        return values[(values >= low) & (values <= high)]
     return -np.abs(values) if kind == "exp_nonpositive" else np.abs(values) if kind == "log" else values
 
 

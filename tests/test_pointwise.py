@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import warnings
 import weakref
@@ -459,22 +460,48 @@ def test_terms_under_transforms_are_the_references(case):
         assert_close(values, expected[term].expand(2), torch.float64, term)
 
 
+ENDS = (-math.inf, -1.0, 0.5, math.inf)
+PAIR = {"policy_chosen_logps": ENDS, "policy_rejected_logps": ENDS, "reference_chosen_logps": (0.0,),
+        "reference_rejected_logps": (0.0,)}  # fmt: skip
+ADVANTAGE = {"logp": (-1.0,), "old_logp": (-1.2,), "advantages": (0.7,)}
+SWITCHED_OFF = {
+    "dpo": (fastloss.alignment.dpo_loss, PAIR, {}),
+    "dpo robust": (fastloss.alignment.dpo_loss, PAIR, {"loss_type": "robust"}),
+    "simpo": (fastloss.alignment.simpo_loss, {"chosen_avg_logps": ENDS, "rejected_avg_logps": ENDS}, {"gamma": 0.0}),
+    "orpo": (fastloss.alignment.orpo_loss, {"chosen_avg_logps": ENDS[:2], "rejected_avg_logps": ENDS[:2]}, {}),
+    "reward model": (fastloss.alignment.reward_model_loss, {"chosen_rewards": ENDS, "rejected_rewards": ENDS}, {}),
+    "ppo, entropy": (fastloss.rl.ppo_loss, {**ADVANTAGE, "values": (1.0,), "returns": (0.5,), "entropy": ENDS}, {}),
+    "ppo, value": (fastloss.rl.ppo_loss, {**ADVANTAGE, "values": ENDS, "returns": (0.5,)}, {"value_coefficient": 0.0}),
+    "focal, alpha": (fastloss.sigmoid_focal_loss, {"inputs": ENDS, "targets": (0.0, 0.3, 1.0)}, {"alpha": -1.0}),
+    "focal, gamma": (fastloss.sigmoid_focal_loss, {"inputs": ENDS, "targets": (0.0, 0.3, 1.0)}, {"gamma": 0.0}),
+}
+
+
 @backends
-@pytest.mark.parametrize("what", ["dpo sigmoid", "dpo robust", "simpo"])
-def test_smoothing_of_0_adds_no_term(what, backend, device):
-    """0 * inf is NaN, but where there is no smoothing there is no second term."""
-    chosen = torch.tensor([math.inf, 1e38, 3.0], device=device)
-    zero = torch.zeros(3, device=device)
-    for name in (backend, "reference"):
-        with fastloss.backend(name):
-            if what == "simpo":
-                losses = fastloss.alignment.simpo_loss(chosen, zero, reduction="none")
-            else:
-                kind = what.removeprefix("dpo ")
-                losses = fastloss.alignment.dpo_loss(chosen, zero, zero, zero, loss_type=kind, reduction="none")
-        assert losses[0] == 0, name
-        assert losses[1] == 0, name
-        assert losses.isfinite().all(), name
+@pytest.mark.parametrize("name", SWITCHED_OFF)
+def test_a_term_with_the_coefficient_0(name, backend, device):
+    """0 * inf is NaN: if a term that is switched off is left out, or if it is not, then in body and kernels alike."""
+    loss, ends, options = SWITCHED_OFF[name]
+    columns = zip(*itertools.product(*ends.values()), strict=True)
+    operands = {
+        name: torch.tensor(column, device=device, requires_grad=True)
+        for name, column in zip(ends, columns, strict=True)
+    }
+    how = {"aggregation" if loss is fastloss.rl.ppo_loss else "reduction": "none"}
+    results = {}
+    for chosen in ("reference", backend):
+        with fastloss.backend(chosen):
+            losses = loss(**operands, **options, **how)
+        gradients = torch.autograd.grad(losses.sum(), list(operands.values()), allow_unused=True)
+        results[chosen] = (losses.detach(), [g for g in gradients if g is not None])
+    (losses, gradients), (expected, expected_gradients) = results[backend], results["reference"]
+    torch.testing.assert_close(losses, expected, equal_nan=True)
+    for gradient, right in zip(gradients, expected_gradients, strict=True):
+        known = ~right.isnan()  # autograd makes more of them
+        torch.testing.assert_close(gradient[known], right[known])
+    if name in ("dpo", "dpo robust"):
+        assert expected[-1].isnan()  # inf - inf
+        assert expected.isfinite().sum() == 9  # with the five margins of inf
 
 
 def test_every_loss_has_a_module():

@@ -96,7 +96,7 @@ def test_kernels_under_sanitizers(instruction_set: str, lane_ran: Callable[[str,
         "test_laws.py",
         "test_cross_entropy.py",
         "test_pointwise.py",
-        "test_pointwise_oracles_a.py",
+        "test_pointwise_oracles_supervised.py",
         "test_pairs.py",
     ]
     result = sanitized(

@@ -37,6 +37,7 @@ BUILD = ROOT / "build" / "mutants"
 QUICK_LAWS = "(kernels_agree and not bfloat16 and not float16) or bits or special or ignored or inplace or range"
 QUICK_POINTWISE_LAWS = "kernels_agree or masks or terms or layouts or broadcasting or bits"
 NOT_BUILT = "does not build"
+POINTWISE_ORACLES = ("test_pointwise_oracles_supervised.py", "test_pointwise_oracles_policies.py")
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=line")
 
 
@@ -199,10 +200,10 @@ KINDS = {
         CXX_ARITHMETIC,
         (
             only_host(),
-            Lane("functors", (*PYTEST, "test_pointwise_functors_a.py", "test_pointwise_functors_b.py")),
+            Lane("functors", (*PYTEST, "test_pointwise_functors_supervised.py", "test_pointwise_functors_policies.py")),
             build("cpu", ("CXXFLAGS", "-O0")),
             Lane("laws", (*PYTEST, "test_pointwise.py", "-k", QUICK_POINTWISE_LAWS)),
-            Lane("oracles", (*PYTEST, "test_pointwise_oracles_a.py", "test_pointwise_oracles_b.py")),
+            Lane("oracles", (*PYTEST, *POINTWISE_ORACLES)),
         ),
     ),
     "cpu-pointwise": Kind(
@@ -211,7 +212,15 @@ KINDS = {
         (
             build("cpu", ("CXXFLAGS", "-O0")),
             Lane("laws", (*PYTEST, "test_pointwise.py", "-k", QUICK_POINTWISE_LAWS)),
-            Lane("all", (*PYTEST, "test_pointwise.py", "test_pointwise_oracles_a.py", "test_pointwise_oracles_b.py")),
+            Lane(
+                "all",
+                (
+                    *PYTEST,
+                    "test_pointwise.py",
+                    "test_pointwise_oracles_supervised.py",
+                    "test_pointwise_oracles_policies.py",
+                ),
+            ),
             Lane("drop-ins", (*PYTEST, "test_pointwise_drop_ins.py")),
         ),
     ),

@@ -113,10 +113,12 @@ def sigmoid_focal_loss(x, p):
         slope = tl.where(gone, 0.0, p[1] * (modulation / tl.where(gone, 1.0, miss)))
     else:
         modulation = tl.full(miss.shape, 1.0, miss.dtype)
-        slope = tl.zeros_like(miss)
-    rise = value * complement * (absent - target)
-    of_input = slope * rise * entropy + modulation * (value * absent - complement * target)
-    of_target = slope * (complement - value) * entropy - modulation * x[0]
+        slope = None
+    of_input = modulation * (value * absent - complement * target)
+    of_target = -modulation * x[0]
+    if slope is not None:
+        of_input += slope * value * complement * (absent - target) * entropy
+        of_target += slope * (complement - value) * entropy
     loss = modulation * entropy
     if p[0] is not None:
         weight = p[0] * target + (1.0 - p[0]) * absent

@@ -53,6 +53,18 @@ def simpo_hinge(p: Sequence[float]) -> tuple[float | None, ...]:
     return p[0], p[1]
 
 
+def cpo_sigmoid(p: Sequence[float]) -> tuple[float | None, ...]:
+    return p[0], p[2] or None, *sigmoid_weights(p[1])
+
+
+def cpo_hinge(p: Sequence[float]) -> tuple[float | None, ...]:
+    return p[0], p[2] or None
+
+
+def cpo_ipo(p: Sequence[float]) -> tuple[float | None, ...]:
+    return p[0], p[2] or None, 1.0 / p[0]
+
+
 def no_constants(p: Sequence[float]) -> tuple[float | None, ...]:
     return ()
 
@@ -68,6 +80,7 @@ _DPO = {
     "apo_down": beta_alone,
     "sppo_hard": dpo_square,
 }
+_CPO = {"sigmoid": cpo_sigmoid, "hinge": cpo_hinge, "ipo": cpo_ipo}
 _KTO_METRICS = ("mean", "mean", "mean")
 
 LOSSES = {
@@ -81,6 +94,10 @@ LOSSES = {
     },
     "simpo_loss_sigmoid": PointwiseLoss(operands=2, metrics=_REWARDS, constants=simpo_sigmoid),
     "simpo_loss_hinge": PointwiseLoss(operands=2, metrics=_REWARDS, constants=simpo_hinge),
+    **{
+        f"cpo_loss_{name}": PointwiseLoss(operands=2, metrics=(*_REWARDS, "term", "term"), constants=constants)
+        for name, constants in _CPO.items()
+    },
     "orpo_loss": PointwiseLoss(operands=2, metrics=(*_REWARDS, "mean", "term", "term")),
     "reward_model_loss": PointwiseLoss(operands=3, metrics=(*_REWARDS, "term", "term")),
     "kto_loss_kto": PointwiseLoss(operands=4, metrics=_KTO_METRICS),
@@ -95,6 +112,8 @@ def preference(LOSS: tl.constexpr, x, p):
         return kl_penalty(LOSS, x, p)
     elif LOSS == "simpo_loss_sigmoid" or LOSS == "simpo_loss_hinge":
         return simpo_loss(LOSS, x, p)
+    elif LOSS == "cpo_loss_sigmoid" or LOSS == "cpo_loss_hinge" or LOSS == "cpo_loss_ipo":
+        return cpo_loss(LOSS, x, p)
     elif LOSS == "orpo_loss":
         return orpo_loss(x, p)
     elif LOSS == "reward_model_loss":
@@ -150,6 +169,13 @@ def hinge_pair(margin):
 
 
 @triton.jit
+def square_pair(margin, inverse_beta):
+    """(loss, slope) of (m / beta - 1 / (2 beta))^2"""
+    gap = (margin - 0.5) * inverse_beta
+    return gap * gap, 2.0 * inverse_beta * gap
+
+
+@triton.jit
 def dpo_pair(LOSS: tl.constexpr, chosen, rejected, p):
     """(loss, slopes by the rewards)"""
     margin = chosen - rejected
@@ -160,9 +186,8 @@ def dpo_pair(LOSS: tl.constexpr, chosen, rejected, p):
         loss, slope = hinge_pair(margin)
         return loss, slope, -slope
     elif LOSS == "dpo_loss_ipo":
-        gap = (margin - 0.5) * p[1]
-        slope = 2.0 * p[1] * gap
-        return gap * gap, slope, -slope
+        loss, slope = square_pair(margin, p[1])
+        return loss, slope, -slope
     elif LOSS == "dpo_loss_exo_pair":
         right = sigmoid(margin)
         wrong = sigmoid(-margin)
@@ -208,6 +233,26 @@ def simpo_loss(LOSS: tl.constexpr, x, p):
         loss, slope = sigmoid_pair(margin, p[2], p[3])
     slope = p[0] * slope
     return loss, (slope, -slope), rewards(p[0] * x[0], p[0] * x[1])
+
+
+@triton.jit
+def cpo_loss(LOSS: tl.constexpr, x, p):
+    """x: chosen, rejected; p: beta, alpha, and what the type needs"""
+    margin = p[0] * (x[0] - x[1])
+    if LOSS == "cpo_loss_sigmoid":
+        preference, slope = sigmoid_pair(margin, p[2], p[3])
+    elif LOSS == "cpo_loss_hinge":
+        preference, slope = hinge_pair(margin)
+    else:
+        preference, slope = square_pair(margin, p[2])
+    loss = preference
+    slope = p[0] * slope
+    by_chosen = slope
+    if p[1] is not None:
+        loss -= p[1] * x[0]
+        by_chosen -= p[1]
+    parts = (preference, -x[0])
+    return loss, (by_chosen, -slope), rewards(p[0] * x[0], p[0] * x[1]) + parts
 
 
 @triton.jit

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../losses/metric.h"
+#include "../text.h"
 #include "features.h"
 #include "glue.h"
 #include "output_memory.h"
@@ -173,11 +174,11 @@ class Call {
 };
 
 std::tuple<Tensor, Tensor, std::vector<Tensor>> pointwise(std::vector<Tensor> operands, std::optional<Tensor> weight,
-                                                          std::optional<Tensor> scale, std::string loss,
+                                                          std::optional<Tensor> scale, StringHandle loss,
                                                           std::vector<double> constants, std::vector<double> parameters,
                                                           int64_t present, int64_t wanted, bool masked, double factor,
                                                           bool reduce, bool measure, int64_t dtype) {
-  Call call(operands, weight, scale, loss, constants, parameters, present, masked, factor);
+  Call call(operands, weight, scale, take(loss), constants, parameters, present, masked, factor);
   std::vector<Tensor> gradients = call.gradients(wanted);
   if (reduce) {
     call.run(true, measure);
@@ -189,10 +190,10 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> pointwise(std::vector<Tensor> op
 }
 
 std::vector<Tensor> pointwise_backward(Tensor upstream, std::vector<Tensor> operands, std::optional<Tensor> weight,
-                                       std::optional<Tensor> scale, std::string loss, std::vector<double> constants,
+                                       std::optional<Tensor> scale, StringHandle loss, std::vector<double> constants,
                                        std::vector<double> parameters, int64_t present, int64_t wanted, bool masked,
                                        double factor) {
-  Call call(operands, weight, scale, loss, constants, parameters, present, masked, factor);
+  Call call(operands, weight, scale, take(loss), constants, parameters, present, masked, factor);
   call.upstream(upstream);
   std::vector<Tensor> gradients = call.gradients(wanted);
   call.run(false, false);

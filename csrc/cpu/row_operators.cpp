@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../text.h"
 #include "features.h"
 #include "glue.h"
 #include "output_memory.h"
@@ -119,18 +120,18 @@ struct Call {
 };
 
 std::tuple<Tensor, Tensor> row_forward(const Tensor& logits, const Tensor& target, const std::optional<Tensor>& weight,
-                                       std::string loss, std::vector<double> parameters, int64_t ignore_index,
+                                       StringHandle loss, std::vector<double> parameters, int64_t ignore_index,
                                        int64_t reduction) {
-  Call call(logits, target, weight, loss, parameters, ignore_index);
+  Call call(logits, target, weight, take(loss), parameters, ignore_index);
   Tensor state = allocate({2, call.rows}, accumulator_type(logits));
   call.problem.state = state.data_ptr();
   return {call.run_and_reduce(reduction, call.denominator()), state};
 }
 
 Tensor row_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& target,
-                    const std::optional<Tensor>& weight, const Tensor& state, std::string loss,
+                    const std::optional<Tensor>& weight, const Tensor& state, StringHandle loss,
                     std::vector<double> parameters, int64_t ignore_index) {
-  Call call(logits, target, weight, loss, parameters, ignore_index);
+  Call call(logits, target, weight, take(loss), parameters, ignore_index);
   call.denominator();  // the targets may have been changed since forward
   Tensor gradient = allocate(sizes_of(logits), logits.scalar_type());
   call.problem.gradient = matrix(gradient);
@@ -153,17 +154,18 @@ Tensor forward_backward(const Tensor& logits, const Tensor& gradient, const Tens
 }
 
 std::tuple<Tensor, Tensor> row_forward_backward(const Tensor& logits, const Tensor& target,
-                                                const std::optional<Tensor>& weight, std::string loss,
+                                                const std::optional<Tensor>& weight, StringHandle loss,
                                                 std::vector<double> parameters, int64_t ignore_index,
                                                 int64_t reduction) {
   Tensor gradient = allocate(sizes_of(logits), logits.scalar_type());
-  return {forward_backward(logits, gradient, target, weight, loss, parameters, ignore_index, reduction), gradient};
+  return {forward_backward(logits, gradient, target, weight, take(loss), parameters, ignore_index, reduction),
+          gradient};
 }
 
 Tensor row_forward_backward_(const Tensor& logits, const Tensor& target, const std::optional<Tensor>& weight,
-                             std::string loss, std::vector<double> parameters, int64_t ignore_index,
+                             StringHandle loss, std::vector<double> parameters, int64_t ignore_index,
                              int64_t reduction) {
-  return forward_backward(logits, logits, target, weight, loss, parameters, ignore_index, reduction);
+  return forward_backward(logits, logits, target, weight, take(loss), parameters, ignore_index, reduction);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastloss, CPU, m) {

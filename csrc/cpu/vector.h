@@ -303,10 +303,10 @@ FASTLOSS_INLINE FASTLOSS_ISA::Floats log(FASTLOSS_ISA::Floats x) {
 }
 
 // Odd, and accurate near 0: below 0.625 an odd polynomial (Cephes' tanhf), else (1 - exp(-2|x|)) / (1 + exp(-2|x|)).
-FASTLOSS_INLINE FASTLOSS_ISA::Floats tanh(FASTLOSS_ISA::Floats x) {
+FASTLOSS_INLINE FASTLOSS_ISA::Floats tanh(FASTLOSS_ISA::Floats x, FASTLOSS_ISA::Floats& decay) {
   using namespace FASTLOSS_ISA;
   Floats size = (x < 0.0f) ? -x : x;
-  Floats decay = exp_nonpositive(-2.0f * size);
+  decay = FASTLOSS_ISA::exp_nonpositive(-2.0f * size);
   Floats far = (1.0f - decay) / (1.0f + decay);
   far = (x < 0.0f) ? -far : far;
   Floats square = x * x;
@@ -316,6 +316,14 @@ FASTLOSS_INLINE FASTLOSS_ISA::Floats tanh(FASTLOSS_ISA::Floats x) {
   p = p * square - 3.33332819422e-1f;
   Floats near = p * square * x + x;
   return (size < 0.625f) ? near : far;
+}
+FASTLOSS_INLINE FASTLOSS_ISA::Floats tanh(FASTLOSS_ISA::Floats x) {
+  FASTLOSS_ISA::Floats decay;
+  return tanh(x, decay);
+}
+
+FASTLOSS_INLINE FASTLOSS_ISA::Floats exp_nonpositive(FASTLOSS_ISA::Floats x) {
+  return FASTLOSS_ISA::exp_nonpositive(x);
 }
 
 // exp(x): 2^n in two factors, so that neither leaves the range of a float before their product does. 2.5 ulp, plus |x|
@@ -334,7 +342,8 @@ FASTLOSS_INLINE FASTLOSS_ISA::Floats exp(FASTLOSS_ISA::Floats x) {
 #endif
 }
 
-// log(1 + x) for x in [0, 1]: 2 atanh(s) with s = x / (2 + x) <= 1/3, an odd polynomial (relative error 4e-9, fitted).
+// log(1 + x) for x in [-1/2, 1]: 2 atanh(s) with s = x / (2 + x), |s| <= 1/3, an odd polynomial (relative error 4e-9,
+// fitted).
 FASTLOSS_INLINE FASTLOSS_ISA::Floats log1p_unit(FASTLOSS_ISA::Floats x) {
   using namespace FASTLOSS_ISA;
   Floats s = x / (x + 2.0f), t = s * s;

@@ -3,6 +3,7 @@
 //
 // The caller has validated shapes, dtypes and layouts (fastloss/ops.py), and has returned before this if there are no
 // rows or no classes.
+#include "../text.h"
 #include "glue.h"
 
 namespace fastloss {
@@ -60,19 +61,21 @@ Tensor forward(FastlossRowCall call, const Tensor& logits, int64_t reduction) {
   return reduced;
 }
 
-std::tuple<Tensor, Tensor> row_forward(Tensor logits, Tensor target, std::optional<Tensor> weight, std::string loss,
+std::tuple<Tensor, Tensor> row_forward(Tensor logits, Tensor target, std::optional<Tensor> weight, StringHandle loss,
                                        std::vector<double> parameters, int64_t ignore_index, int64_t reduction) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  FastlossRowCall call = row_call(logits, target, weight, loss, parameters, ignore_index);
+  const std::string name = take(loss);
+  FastlossRowCall call = row_call(logits, target, weight, name, parameters, ignore_index);
   const Tensor state = torch::stable::new_empty(logits, {2, call.rows}, accumulator_type(logits));
   call.state = state.data_ptr();
   return {forward(call, logits, reduction), state};
 }
 
 Tensor row_backward(Tensor grad_loss, Tensor logits, Tensor target, std::optional<Tensor> weight, Tensor state,
-                    std::string loss, std::vector<double> parameters, int64_t ignore_index) {
+                    StringHandle loss, std::vector<double> parameters, int64_t ignore_index) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  FastlossRowCall call = row_call(logits, target, weight, loss, parameters, ignore_index);
+  const std::string name = take(loss);
+  FastlossRowCall call = row_call(logits, target, weight, name, parameters, ignore_index);
   const Tensor gradient = torch::stable::new_empty(logits, logits.sizes());
   call.gradient = matrix_of(gradient);
   call.loss_gradient = grad_loss.data_ptr();
@@ -83,19 +86,21 @@ Tensor row_backward(Tensor grad_loss, Tensor logits, Tensor target, std::optiona
 }
 
 std::tuple<Tensor, Tensor> row_forward_backward(Tensor logits, Tensor target, std::optional<Tensor> weight,
-                                                std::string loss, std::vector<double> parameters, int64_t ignore_index,
+                                                StringHandle loss, std::vector<double> parameters, int64_t ignore_index,
                                                 int64_t reduction) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  FastlossRowCall call = row_call(logits, target, weight, loss, parameters, ignore_index);
+  const std::string name = take(loss);
+  FastlossRowCall call = row_call(logits, target, weight, name, parameters, ignore_index);
   const Tensor gradient = torch::stable::new_empty(logits, logits.sizes());
   call.gradient = matrix_of(gradient);
   return {forward(call, logits, reduction), gradient};
 }
 
-Tensor row_forward_backward_(Tensor logits, Tensor target, std::optional<Tensor> weight, std::string loss,
+Tensor row_forward_backward_(Tensor logits, Tensor target, std::optional<Tensor> weight, StringHandle loss,
                              std::vector<double> parameters, int64_t ignore_index, int64_t reduction) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  FastlossRowCall call = row_call(logits, target, weight, loss, parameters, ignore_index);
+  const std::string name = take(loss);
+  FastlossRowCall call = row_call(logits, target, weight, name, parameters, ignore_index);
   call.gradient = call.logits;
   return forward(call, logits, reduction);
 }

@@ -1,7 +1,10 @@
 // The CUDA implementations of the pointwise operators: shapes, strides and allocations in, raw pointers out. The
 // schemas, and what each argument means, are in fastloss/skeletons/pointwise_operators.py. The caller has returned
 // before this if there are no elements.
+#include <utility>
 #include "../shapes.h"
+#include "../text.h"
+
 #include "glue.h"
 
 namespace fastloss {
@@ -11,12 +14,12 @@ namespace {
 class Call {
  public:
   Call(const std::vector<Tensor>& operands, const std::optional<Tensor>& weight, const std::optional<Tensor>& scale,
-       const std::string& loss, const std::vector<double>& constants, const std::vector<double>& parameters,
-       int64_t present, bool masked, double factor)
-      : operands_(operands), sizes_(broadcast_shape(operands)) {
+       std::string loss, const std::vector<double>& constants, const std::vector<double>& parameters, int64_t present,
+       bool masked, double factor)
+      : operands_(operands), loss_(std::move(loss)), sizes_(broadcast_shape(operands)) {
     STD_TORCH_CHECK(!operands.empty() && constants.size() <= FASTLOSS_POINTWISE_OPERANDS,
                     "fastloss: wrong number of operands");
-    call_.loss = loss.c_str();
+    call_.loss = loss_.c_str();
     call_.parameters = parameters.data();
     call_.parameter_count = int(parameters.size());
     call_.operand_count = int(constants.size());
@@ -107,19 +110,20 @@ class Call {
   }
 
   const std::vector<Tensor>& operands_;
+  const std::string loss_;
   const Sizes sizes_;
   size_t number_[FASTLOSS_POINTWISE_OPERANDS] = {};  // of operand k among the tensors
   FastlossPointwiseCall call_ = {};
 };
 
 std::tuple<Tensor, Tensor, std::vector<Tensor>> pointwise(std::vector<Tensor> operands, std::optional<Tensor> weight,
-                                                          std::optional<Tensor> scale, std::string loss,
+                                                          std::optional<Tensor> scale, StringHandle loss,
                                                           std::vector<double> constants, std::vector<double> parameters,
                                                           int64_t present, int64_t wanted, bool masked, double factor,
                                                           bool reduce, bool measure, int64_t dtype) {
   STD_TORCH_CHECK(!operands.empty(), "fastloss: a pointwise loss needs a tensor");
   const torch::stable::accelerator::DeviceGuard guard(operands[0].get_device_index());
-  Call call(operands, weight, scale, loss, constants, parameters, present, masked, factor);
+  Call call(operands, weight, scale, take(loss), constants, parameters, present, masked, factor);
   const Tensor losses = reduce ? call.sum() : call.loss_elements(floating_type(dtype));
   const Tensor metrics = call.metrics(measure);
   std::vector<Tensor> gradients = call.gradients(wanted);
@@ -128,11 +132,11 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> pointwise(std::vector<Tensor> op
 }
 
 std::vector<Tensor> pointwise_backward(Tensor upstream, std::vector<Tensor> operands, std::optional<Tensor> weight,
-                                       std::optional<Tensor> scale, std::string loss, std::vector<double> constants,
+                                       std::optional<Tensor> scale, StringHandle loss, std::vector<double> constants,
                                        std::vector<double> parameters, int64_t present, int64_t wanted, bool masked,
                                        double factor) {
   const torch::stable::accelerator::DeviceGuard guard(upstream.get_device_index());
-  Call call(operands, weight, scale, loss, constants, parameters, present, masked, factor);
+  Call call(operands, weight, scale, take(loss), constants, parameters, present, masked, factor);
   call.upstream(upstream);
   std::vector<Tensor> gradients = call.gradients(wanted);
   call.run();

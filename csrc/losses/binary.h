@@ -83,10 +83,15 @@ struct SigmoidFocal : PointwiseLoss<2, 2> {
     }
     const V a = (alpha < A(0)) ? one : alpha * t + (A(1) - alpha) * absent;
     const V rise = s.value * s.complement * (absent - t);  // of miss with x
+    V by_input = modulation * (s.value * absent - s.complement * t), by_target = -modulation * x[0];
+    if (gamma != A(0)) {  // an infinite logit would make a NaN of the slope 0
+      by_input += slope * rise * entropy;
+      by_target += slope * (s.complement - s.value) * entropy;
+    }
     Element<V, 2> e;
     e.loss = a * modulation * entropy;
-    e.derivative[0] = a * (slope * rise * entropy + modulation * (s.value * absent - s.complement * t));
-    e.derivative[1] = a * (slope * (s.complement - s.value) * entropy - modulation * x[0]);
+    e.derivative[0] = a * by_input;
+    e.derivative[1] = a * by_target;
     if (alpha >= A(0)) e.derivative[1] += (A(2) * alpha - A(1)) * modulation * entropy;  // a changes with t
     return e;
   }

@@ -17,7 +17,7 @@ struct Sigmoid {
 };
 template <class V>
 FASTLOSS_INLINE Sigmoid<V> sigmoids(V x) {
-  const V decay = exp(-abs(x));
+  const V decay = exp_nonpositive(-abs(x));
   const V larger = 1.0f / (decay + 1.0f), smaller = decay * larger;
   const V log_larger = -log1p_unit(decay);
   const auto negative = x < V{};
@@ -30,7 +30,7 @@ FASTLOSS_INLINE Sigmoid<V> sigmoids(V x) {
 }
 template <class V>
 FASTLOSS_INLINE V sigmoid(V x) {
-  const V decay = exp(-abs(x));
+  const V decay = exp_nonpositive(-abs(x));
   return ((x < V{}) ? decay : V{} + 1.0f) / (decay + 1.0f);
 }
 

@@ -273,6 +273,41 @@ template <class A> using SimPoSigmoid = SimPo<A, SigmoidKind>;
 template <class A> using SimPoHinge = SimPo<A, HingeKind>;
 // clang-format on
 
+// The margin is beta (chosen - rejected), of log-probs; then the likelihood of the chosen one, unless alpha is 0.
+template <class Accumulator, template <class> class Kind>
+struct Cpo : PointwiseLoss<2, 3, 6> {  // beta, label_smoothing, alpha
+  using A = Accumulator;
+  A beta, alpha;
+  Kind<A> kind;
+
+  FASTLOSS_INLINE explicit Cpo(const double* parameters)
+      : beta(A(parameters[0])), alpha(A(parameters[2])), kind(parameters[0], parameters[1]) {}
+
+  static constexpr MetricKind metric_kind(int index) { return index < 4 ? kMeanMetric : kTermMetric; }
+
+  template <class V>
+  FASTLOSS_INLINE Element<V, 2, 6> operator()(const V (&x)[2]) const {
+    const PairLoss<V> pair = kind(V(beta * (x[0] - x[1])), V{});
+    Element<V, 2, 6> e;
+    e.loss = pair.loss;
+    e.derivative[0] = beta * pair.by_chosen;
+    e.derivative[1] = beta * pair.by_rejected;
+    if (alpha != A(0)) {
+      e.loss -= alpha * x[0];
+      e.derivative[0] -= alpha;
+    }
+    log_rewards(e, V(beta * x[0]), V(beta * x[1]));
+    e.metric[4] = pair.loss;
+    e.metric[5] = -x[0];
+    return e;
+  }
+};
+// clang-format off
+template <class A> using CpoSigmoid = Cpo<A, SigmoidKind>;
+template <class A> using CpoHinge = Cpo<A, HingeKind>;
+template <class A> using CpoIpo = Cpo<A, IpoKind>;
+// clang-format on
+
 // -beta log s(log odds of chosen - log odds of rejected) - sft_coefficient * chosen, of mean log-probs, where
 // log odds(y) = y - log(1 - exp(y)).
 template <class Accumulator>
@@ -388,6 +423,9 @@ template <class A> using KtoApoZero = Kto<A, false>;
   LOSS(dpo_loss_sppo_hard, DpoSppo)               \
   LOSS(simpo_loss_sigmoid, SimPoSigmoid)          \
   LOSS(simpo_loss_hinge, SimPoHinge)              \
+  LOSS(cpo_loss_sigmoid, CpoSigmoid)              \
+  LOSS(cpo_loss_hinge, CpoHinge)                  \
+  LOSS(cpo_loss_ipo, CpoIpo)                      \
   LOSS(orpo_loss, OrPo)                           \
   LOSS(reward_model_loss, RewardModel)            \
   LOSS(kto_loss_kto, KtoKl)                       \

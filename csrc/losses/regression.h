@@ -132,7 +132,8 @@ struct Expectile : PointwiseLoss<3, 0> {
 };
 
 // log(cosh(r)), as -log(1 - tanh(r)^2) / 2 where that keeps the digits of a small r, and as
-// |r| + log(1 + exp(-2 |r|)) - log(2), which does not overflow, elsewhere: one logarithm for both.
+// |r| + log(1 + exp(-2 |r|)) - log(2), which does not overflow, elsewhere: one exponential and one logarithm for both
+// and for the derivative. tanh(0.875)^2 is just below 1/2, the end of log1p_unit.
 template <class Accumulator>
 struct LogCosh : PointwiseLoss<2, 0> {
   using A = Accumulator;
@@ -141,9 +142,10 @@ struct LogCosh : PointwiseLoss<2, 0> {
 
   template <class V>
   FASTLOSS_INLINE Element<V, 2> operator()(const V (&x)[2]) const {
-    const V r = x[0] - x[1], size = math::abs(r), slope = math::tanh(r);
-    const auto small = size < V{} + A(1);
-    const V logarithm = math::log1p(small ? -slope * slope : math::exp(A(-2) * size));
+    V decay;
+    const V r = x[0] - x[1], size = math::abs(r), slope = math::tanh(r, decay);
+    const auto small = size < V{} + A(0.875);
+    const V logarithm = math::log1p_unit(small ? -slope * slope : decay);
     Element<V, 2> e;
     e.loss = small ? A(-0.5) * logarithm : (size - A(0.693147180559945309)) + logarithm;
     e.derivative[0] = slope;

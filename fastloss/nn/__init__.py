@@ -16,7 +16,7 @@ from torch.nn import (
 )
 from torch.nn.modules.loss import NLLLoss2d
 
-from fastloss.nn.alignment import DPOLoss, KLPenalty, KTOLoss, ORPOLoss, RewardModelLoss, SimPOLoss
+from fastloss.nn.alignment import CPOLoss, DPOLoss, KLPenalty, KTOLoss, ORPOLoss, RewardModelLoss, SimPOLoss
 from fastloss.nn.binary import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -60,6 +60,7 @@ __all__ = [
     "BCEWithLogitsLoss",
     "BatchHardTripletLoss",
     "CLIPLoss",
+    "CPOLoss",
     "CTCLoss",
     "CURLLoss",
     "CosineEmbeddingLoss",

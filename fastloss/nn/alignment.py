@@ -11,7 +11,7 @@ from fastloss import alignment
 from fastloss.losses.terms import Terms
 from fastloss.nn.base import FunctionLoss
 
-__all__ = ["DPOLoss", "KLPenalty", "KTOLoss", "ORPOLoss", "RewardModelLoss", "SimPOLoss"]
+__all__ = ["CPOLoss", "DPOLoss", "KLPenalty", "KTOLoss", "ORPOLoss", "RewardModelLoss", "SimPOLoss"]
 
 
 class KLPenalty(FunctionLoss):
@@ -142,6 +142,47 @@ class SimPOLoss(_AveragedPairs):
         self.label_smoothing = label_smoothing
         self.loss_type = loss_type
         self.return_terms = return_terms
+
+
+class CPOLoss(FunctionLoss):
+    """Contrastive preference optimisation, the Module of :func:`fastloss.alignment.cpo_loss`."""
+
+    function = staticmethod(alignment.cpo_loss)
+    __constants__ = [
+        "beta",
+        "alpha",
+        "label_smoothing",
+        "loss_type",
+        "reduction",
+        "return_terms",
+    ]
+
+    def __init__(
+        self,
+        *,
+        beta: float = 0.1,
+        alpha: float = 1.0,
+        label_smoothing: float = 0.0,
+        loss_type: str = "sigmoid",
+        reduction: str = "mean",
+        return_terms: bool = False,
+    ) -> None:
+        super().__init__(reduction=reduction)
+        self.beta = beta
+        self.alpha = alpha
+        self.label_smoothing = label_smoothing
+        self.loss_type = loss_type
+        self.return_terms = return_terms
+
+    def forward(
+        self,
+        chosen_logps: Tensor,
+        rejected_logps: Tensor,
+        *,
+        mask: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Terms]:
+        return self.call(chosen_logps, rejected_logps, mask=mask, normalizer=normalizer)
 
 
 class ORPOLoss(_AveragedPairs):

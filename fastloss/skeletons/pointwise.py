@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +26,8 @@ from fastloss.lowering import (
     warn,
     wraps,
 )
-from fastloss.skeletons.pointwise_autograd import REFERENCES, pointwise_loss
+from fastloss.plans import Run
+from fastloss.skeletons.pointwise_autograd import OPERATORS, REFERENCES, Operators, pointwise_loss
 from fastloss.skeletons.pointwise_operators import MAX_DIMENSIONS, METRICS, PointwiseOperands, broadcast_shape
 
 _SMALL = f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours"
@@ -34,29 +35,55 @@ _CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 _OPERAND_DTYPES = frozenset((*DTYPES, torch.bool, torch.uint8, torch.int32, torch.int64))
 
 
+class PointwisePlan(NamedTuple):
+    """How a call is computed, whatever its operands hold."""
+
+    operands: PointwiseOperands
+    names: tuple[str, ...]  # of the operands that are tensors, among the arguments
+    wanted: tuple[int, ...]  # places, among those, of the ones whose gradients are wanted
+    weights: tuple[Tensor, ...]  # and scales
+    rest: dict[str, Any]  # the other arguments, by name, for the reference body
+    dtype: torch.dtype  # of the returned loss
+    metrics: Mapping[str, str] | None  # the terms to return beside the loss
+    fused: Pointwise
+
+    def run(self, tensors: Sequence[Tensor], operators: Operators) -> Any:
+        """The loss, or (loss, terms), differentiably."""
+        result = pointwise_loss(self, tensors, operators)
+        if self.metrics is None:
+            return result if result.dtype is self.dtype else result.to(self.dtype)
+        loss, metrics = result
+        return loss.to(self.dtype), dict(zip(self.metrics, metrics.unbind(), strict=True))
+
+
 class PointwiseCall(NamedTuple):
     """A call of a pointwise loss, ready for an operator."""
 
     tensors: list[Tensor]  # the operands that are tensors
-    operands: PointwiseOperands
-    bound: dict[str, Any]  # the arguments, by name, for the reference body
-    names: tuple[str, ...]  # under which the tensors are in `bound`
-    dtype: torch.dtype  # of the returned loss
-    metrics: Mapping[str, str] | None  # the terms to return beside the loss
-    fused: Pointwise
+    plan: PointwisePlan
+
+    @property
+    def operands(self) -> PointwiseOperands:
+        return self.plan.operands
 
     @property
     def device_type(self) -> str:
         return self.tensors[0].device.type
 
     def run(self, namespace: str) -> Any:
-        """Computes the loss, or (loss, terms), with the operators of a namespace, differentiably."""
-        loss, metrics = pointwise_loss(self, namespace)
-        if loss.dtype != self.dtype:
-            loss = loss.to(self.dtype)
-        if self.metrics is None or metrics is None:
-            return loss
-        return loss, dict(zip(self.metrics, metrics.unbind(), strict=True))
+        return self.plan.run(self.tensors, OPERATORS[namespace])
+
+    def repeated(self, tensors: list[Tensor], namespace: str) -> Run | None:
+        """Only if the operands are the caller's own tensors, each once, and there are no others."""
+        plan, operators, places = self.plan, OPERATORS[namespace], [id(x) for x in tensors]
+        order = [places.index(id(x)) for x in self.tensors if id(x) in places]
+        if sorted(order) != list(range(len(self.tensors))) or len(tensors) != len(self.tensors):
+            return None
+        if plan.weights:
+            return None
+        if order == sorted(order):
+            return lambda tensors: plan.run(tensors, operators)
+        return lambda tensors: plan.run([tensors[place] for place in order], operators)
 
 
 class Pointwise:
@@ -82,7 +109,8 @@ class Pointwise:
         drop_in: torch has this loss as one kernel, which answers for small inputs on a CPU.
         autocast: the device types on which autocast runs the loss in float32, as it does with torch's.
         prepare: rewrites the arguments of a call (by name, defaults not filled in) before they are lowered, or says why
-            they cannot be. Its result must be as good an argument of the body, and the same if prepared again.
+            they cannot be. Its result must be as good an argument of the body, and the same if prepared again. What it
+            does depends on what :func:`fastloss.plans.describe` sees, or it replaces a tensor.
     """
 
     def __init__(
@@ -115,6 +143,8 @@ class Pointwise:
         self.drop_in = drop_in
         self.autocast = autocast
         self.prepare = prepare
+        # A drop-in may have to warn, in every call, and torch's kernel answers its small ones.
+        self.repeats = not drop_in
 
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, self.parameters)
@@ -151,7 +181,7 @@ class Pointwise:
         if reason is not None:
             return reason
         tensors: list[Tensor] = []
-        names, constants = [], []
+        names, constants, places = [], [], []
         present = wanted = 0
         graded = torch.is_grad_enabled()
         for k, name in enumerate(self.operands):
@@ -165,6 +195,7 @@ class Pointwise:
                 present |= 1 << k
                 if graded and value.requires_grad and self._may_differ[k]:
                     wanted |= 1 << k
+                    places.append(len(names) - 1)
             elif isinstance(value, (int, float)):
                 constants.append(float(value))
             else:
@@ -213,28 +244,26 @@ class Pointwise:
         measure = bool(bound.get("return_terms", False))
         if measure and torch._C._are_functorch_transforms_active():
             return "return_terms under a transform of torch.func"
-        return PointwiseCall(
-            tensors,
-            PointwiseOperands(
-                weight,
-                scale,
-                self.kernel_name(bound),
-                constants,
-                parameters,
-                present,
-                wanted,
-                masked,
-                factor,
-                how != "none",
-                measure,
-                code,
-            ),
-            bound,
-            tuple(names),
-            dtype,
-            self.metrics if measure else None,
-            self,
+        operands = PointwiseOperands(
+            weight,
+            scale,
+            self.kernel_name(bound),
+            constants,
+            parameters,
+            present,
+            wanted,
+            masked,
+            factor,
+            how != "none",
+            measure,
+            code,
         )
+        rest = {name: value for name, value in bound.items() if name not in names}
+        weights = tuple(x for x in (weight, scale) if x is not None)
+        plan = PointwisePlan(
+            operands, tuple(names), tuple(places), weights, rest, dtype, self.metrics if measure else None, self
+        )
+        return PointwiseCall(tensors, plan)
 
     def _weighting(
         self, how: Any, shape: torch.Size, bound: dict[str, Any], first: Tensor

@@ -15,29 +15,39 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fastloss.autograd import scaled, transformed
+from fastloss.autograd import transformed
+from fastloss.ops import NAMESPACES
 from fastloss.skeletons.pointwise_operators import PointwiseOperands
 
 if TYPE_CHECKING:
-    from fastloss.skeletons.pointwise import Pointwise, PointwiseCall
+    from fastloss.skeletons.pointwise import Pointwise, PointwisePlan
 
 REFERENCES: dict[str, Pointwise] = {}
 """The reference body of every pointwise loss, by its function's name."""
 
 
-def pointwise_loss(call: PointwiseCall, namespace: str) -> tuple[Tensor, Tensor | None]:
-    """(loss, metrics or None), with the operators of `namespace`."""
-    operands = call.operands
+class Operators:
+    """The operators of a namespace. An overload takes a microsecond less than the packet of all that have its name."""
+
+    def __init__(self, namespace: str) -> None:
+        operators = getattr(torch.ops, namespace)
+        self.namespace = namespace
+        self.pointwise = operators.pointwise.default
+        self.pointwise_backward = operators.pointwise_backward.default
+        self.scale_ = operators.scale_.default
+
+
+OPERATORS = {namespace: Operators(namespace) for namespace in NAMESPACES}
+
+
+def pointwise_loss(plan: PointwisePlan, tensors: Sequence[Tensor], operators: Operators) -> Any:
+    """The loss, or (loss, metrics)."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return _pure(call, namespace)
-    operators = getattr(torch.ops, namespace)
-    if not operands.wanted:
-        loss, metrics, _ = operators.pointwise(call.tensors, *operands)
-    elif operands.measure:
-        loss, metrics = _Eager.apply(call, operators, *call.tensors)
-    else:
-        loss, metrics = _Eager.apply(call, operators, *call.tensors), None
-    return loss, metrics if operands.measure else None
+        return _pure(plan, tensors, operators.namespace)
+    if plan.wanted:
+        return _apply(plan, operators, *tensors)
+    loss, metrics, _ = operators.pointwise(tensors, *plan.operands)
+    return loss if plan.metrics is None else (loss, metrics)
 
 
 def _wanted(operands: PointwiseOperands) -> list[int]:
@@ -46,56 +56,61 @@ def _wanted(operands: PointwiseOperands) -> list[int]:
     return [place for place, k in enumerate(numbers) if operands.wanted >> k & 1]
 
 
-def _spread(gradients: Sequence[Tensor], operands: PointwiseOperands, tensors: Sequence[Tensor]) -> list[Tensor | None]:
+def _spread(gradients: Sequence[Tensor], wanted: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor | None]:
     """The gradients in the places of the tensors, each with the shape of its tensor."""
     result: list[Tensor | None] = [None] * len(tensors)
-    for place, gradient in zip(_wanted(operands), gradients, strict=True):
+    for place, gradient in zip(wanted, gradients, strict=True):
         shape = tensors[place].shape
         result[place] = gradient if gradient.shape == shape else gradient.sum_to_size(shape)
     return result
 
 
-def _scaled(gradient: Tensor, upstream: Tensor, operators: Any) -> Tensor:
-    """`scaled` on a gradient of any dense layout: as the block of memory that it is."""
-    if gradient.is_cpu:
-        return scaled(gradient, upstream, operators)
-    scaled(gradient.as_strided((1, gradient.numel()), (gradient.numel(), 1)), upstream, operators)
-    return gradient
+def _scale(gradients: Sequence[Tensor], upstream: Tensor, operators: Operators) -> None:
+    """Gradients of any dense layout times the upstream gradient, in place."""
+    if not upstream.is_cpu:
+        for gradient in gradients:  # as the block of memory that it is
+            operators.scale_(gradient.as_strided((1, gradient.numel()), (gradient.numel(), 1)), upstream)
+    elif type(upstream) is not Tensor or upstream.item() != 1.0:  # a FakeTensor has no value
+        for gradient in gradients:
+            gradient.mul_(upstream)
 
 
 class _Eager(Function):
     """operands -> loss, or (loss, metrics). The gradients of a reduced loss are made in forward."""
 
     @staticmethod
-    def forward(ctx: Any, call: PointwiseCall, operators: Any, *tensors: Tensor) -> Any:
-        operands = call.operands
+    def forward(ctx: Any, plan: PointwisePlan, operators: Operators, *tensors: Tensor) -> Any:
+        operands = plan.operands
         once = operands if operands.reduce else operands._replace(wanted=0)
         loss, metrics, gradients = operators.pointwise(tensors, *once)
         # The operands are torch's to keep (or to offload, or to recompute), and nowhere else in ctx. The weights are
         # saved too, so that torch complains if they are overwritten before backward.
-        ctx.save_for_backward(*tensors, *(x for x in operands[:2] if x is not None))
-        ctx.fused, ctx.names, ctx.operands, ctx.operators = call.fused, call.names, operands, operators
-        ctx.bound = {name: value for name, value in call.bound.items() if name not in call.names}
-        ctx.ready = gradients if operands.reduce else None
-        if not operands.measure:
+        ctx.save_for_backward(*tensors, *plan.weights)
+        ctx.plan, ctx.operators, ctx.ready = plan, operators, gradients if operands.reduce else None
+        if plan.metrics is None:
             return loss
         ctx.mark_non_differentiable(metrics)
         return loss, metrics
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
-        operands = ctx.operands
-        tensors = ctx.saved_tensors[: len(ctx.names)]
+        plan = ctx.plan
+        operands = plan.operands
+        tensors = ctx.saved_tensors[: len(plan.names)]
         if transformed(upstream):
-            return None, None, *_differentiable(ctx.fused, ctx.bound, ctx.names, operands, upstream, tensors)
+            return None, None, *_differentiable(plan.fused, plan.rest, plan.names, operands, upstream, tensors)
         if not operands.reduce:
             gradients = ctx.operators.pointwise_backward(upstream, tensors, *operands[:9])
         else:
             gradients, ctx.ready = ctx.ready, None
             if gradients is None:  # handed on by an earlier backward
                 _, _, gradients = ctx.operators.pointwise(tensors, *operands._replace(measure=False))
-            gradients = [_scaled(gradient, upstream, ctx.operators) for gradient in gradients]
-        return None, None, *_spread(gradients, operands, tensors)
+            _scale(gradients, upstream, ctx.operators)
+        return None, None, *_spread(gradients, plan.wanted, tensors)
+
+
+# Function.apply itself, without the Python around it (3 us) that looks for torch.func: there is none here.
+_apply = super(Function, _Eager).apply
 
 
 def _differentiable(
@@ -127,20 +142,19 @@ def _differentiable(
 # the loss travel as names and values: those of the tensors first, then the others.
 
 
-def _pure(call: PointwiseCall, namespace: str) -> tuple[Tensor, Tensor | None]:
-    rest = {name: value for name, value in call.bound.items() if name not in call.names}
-    more = tuple(name for name, value in rest.items() if isinstance(value, Tensor))
-    statics = tuple((name, value) for name, value in rest.items() if name not in more)
-    operands = call.operands
+def _pure(plan: PointwisePlan, tensors: Sequence[Tensor], namespace: str) -> Any:
+    more = tuple(name for name, value in plan.rest.items() if isinstance(value, Tensor))
+    statics = tuple((name, value) for name, value in plan.rest.items() if name not in more)
+    operands = plan.operands
     loss, metrics, *_ = _Pure.apply(
-        (call.fused.signature.name, namespace, call.names, more, statics),
+        (plan.fused.signature.name, namespace, plan.names, more, statics),
         tuple(operands[2:]),
         operands.weight,
         operands.scale,
-        *call.tensors,
-        *(rest[name] for name in more),
+        *tensors,
+        *(plan.rest[name] for name in more),
     )
-    return loss, metrics if operands.measure else None
+    return loss if plan.metrics is None else (loss, metrics)
 
 
 def _count_known(rest: tuple[Any, ...]) -> int:
@@ -183,7 +197,7 @@ class _Pure(Function):
         )
         _, _, names, *_ = ctx.description
         operands = PointwiseOperands(weight, scale, *ctx.rest)
-        spread = _spread(gradients, operands, tensors[: len(names)])
+        spread = _spread(gradients, _wanted(operands), tensors[: len(names)])
         return None, None, None, None, *spread, *[None] * (len(tensors) - len(names))
 
 

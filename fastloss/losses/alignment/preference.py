@@ -16,11 +16,12 @@ from fastloss.losses.terms import REWARD_METRICS, Batch, Terms, counted, detache
 from fastloss.lowering import Parameter
 from fastloss.skeletons.pointwise import Pointwise
 
-__all__ = ["dpo_loss", "kto_loss", "orpo_loss", "simpo_loss"]
+__all__ = ["cpo_loss", "dpo_loss", "kto_loss", "orpo_loss", "simpo_loss"]
 
 _POSITIVE = 1e-30  # the least beta that the kernels take
 _DPO_TYPES = ("sigmoid", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "apo_zero", "apo_down", "sppo_hard")
 _SIMPO_TYPES = ("sigmoid", "hinge")
+_CPO_TYPES = ("sigmoid", "hinge", "ipo")
 _KTO_TYPES = ("kto", "apo_zero_unpaired")
 _LARGEST_SMOOTHING = {"sigmoid": 1.0, "exo_pair": 1.0, "robust": 0.5}  # inclusive for sigmoid alone
 _EXO_SMOOTHING = 1e-3  # what 0 stands for: its logarithm is a part of the loss
@@ -269,6 +270,88 @@ def simpo_loss(
     losses = F.relu(1 - margin) if loss_type == "hinge" else _sigmoid_losses(margin, smoothing)
     batch = Batch(losses, reduction, mask, normalizer, dtype)
     return (batch.loss(), batch.rewards(beta * chosen, beta * rejected)) if return_terms else batch.loss()
+
+
+@fused(
+    Pointwise(
+        operands=("chosen_logps", "rejected_logps"),
+        parameters={
+            "beta": Parameter(0.1, low=_POSITIVE),
+            "label_smoothing": Parameter(0.0, high=1.0),
+            "alpha": Parameter(1.0, low=-math.inf),
+        },
+        metrics={**REWARD_METRICS, "preference_loss": "term", "nll_loss": "term"},
+        variant="loss_type",
+        prepare=_checked_type(_CPO_TYPES),
+    )
+)
+def cpo_loss(
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    *,
+    beta: float = 0.1,
+    alpha: float = 1.0,
+    label_smoothing: float = 0.0,
+    loss_type: str = "sigmoid",
+    reduction: str = "mean",
+    mask: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    return_terms: bool = False,
+) -> Tensor | tuple[Tensor, Terms]:
+    r"""Contrastive preference optimisation: direct preference optimisation with a uniform reference, plus imitation.
+
+    With the log-probabilities c of the chosen sequence and r of the rejected one, and :math:`m = \beta(c - r)`:
+
+    .. math::
+        \ell = -(1-\epsilon)\log\sigma(m) - \epsilon\log\sigma(-m) - \alpha\,c \quad\text{("sigmoid")},
+
+    where the first two terms are :math:`\max(0, 1 - m)` for "hinge" and :math:`(m/\beta - 1/(2\beta))^2` for "ipo".
+    At ``alpha=0`` the last term is not there, for those who have it (a cross-entropy of the chosen tokens) already.
+
+    Args:
+        chosen_logps, rejected_logps: log-probabilities of the sequences; for "ipo" averaged over their tokens.
+        beta: positive; scales the rewards.
+        alpha: any number; weight of the chosen sequence's negative log-likelihood.
+        label_smoothing: in [0, 1], for "sigmoid"; probability that a label is wrong.
+        loss_type: ``"sigmoid"``, ``"hinge"`` or ``"ipo"``.
+        reduction, mask, normalizer: as in :func:`dpo_loss`.
+        return_terms: also return what is usually logged.
+
+    Shape:
+        - all tensors: any, usually (N), broadcast together
+        - output: the broadcast shape for ``"none"``, else ()
+
+    Returns:
+        The loss, or (loss, terms) with ``return_terms``. The terms are those of :func:`dpo_loss` with the rewards
+        :math:`\beta c` and :math:`\beta r`, and ``preference_loss`` and ``nll_loss`` (-c): the parts of the loss, the
+        second without its weight, reduced as the loss is (summed for ``"none"``).
+
+    Raises:
+        ValueError: an unknown ``loss_type`` or ``reduction``, a ``beta`` or ``label_smoothing`` out of range.
+
+    Source:
+        Xu et al. 2024, arXiv:2401.08417. Hinge: Zhao et al. 2023, arXiv:2305.10425. IPO: Azar et al. 2023,
+        arXiv:2310.12036.
+
+    Example:
+        >>> cpo_loss(torch.tensor([-1.0]), torch.tensor([-1.0])).item()
+        1.6931471824645996
+    """
+    _check_type(loss_type, _CPO_TYPES)
+    _check_positive("beta", beta)
+    smoothing = _smoothing(loss_type, label_smoothing)
+    dtype = result_dtype(chosen_logps, rejected_logps)
+    chosen, rejected = counted(mask, chosen_logps, rejected_logps)
+    preference = _dpo_losses(loss_type, beta * (chosen - rejected), torch.zeros_like(chosen), beta, smoothing)
+    losses = preference - alpha * chosen if alpha else preference
+    batch = Batch(losses, reduction, mask, normalizer, dtype)
+    if not return_terms:
+        return batch.loss()
+    return batch.loss(), {
+        **batch.rewards(beta * chosen, beta * rejected),
+        "preference_loss": batch.part(preference),
+        "nll_loss": batch.part(-chosen),
+    }
 
 
 def _log_odds(logp: Tensor) -> Tensor:

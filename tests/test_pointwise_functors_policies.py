@@ -30,6 +30,7 @@ PAIRS = {
     "reference_rejected_logps": (-1.0,),
 }
 AVERAGES = {"chosen_avg_logps": (-700.0, *LOGPS, -1e-9), "rejected_avg_logps": (-700.0, *LOGPS, -1e-9)}
+SEQUENCES = {"chosen_logps": AVERAGES["chosen_avg_logps"], "rejected_logps": AVERAGES["rejected_avg_logps"]}
 REWARDS = {"chosen_rewards": (-800.0, *SIGNED, 800.0), "rejected_rewards": SIGNED, "margin": (0.0, 1.0)}
 UNPAIRED = {"policy_logps": FAR_LOGPS, "reference_logps": (-30.0, -1.0), "desirable": (0.0, 1.0), "kl": (-1.0, 0.5)}
 SMOOTHED = ("sigmoid", "robust", "exo_pair")
@@ -58,6 +59,8 @@ CASES: list[tuple[Any, dict[str, tuple[float, ...]], dict[str, Any]]] = [
     (alignment.simpo_loss, AVERAGES, {}),
     (alignment.simpo_loss, AVERAGES, {"gamma": -0.5, "label_smoothing": 0.3, "beta": 3.0}),
     (alignment.simpo_loss, AVERAGES, {"loss_type": "hinge", "gamma": 1.0, "beta": 5.0}),
+    *[(alignment.cpo_loss, SEQUENCES, {"loss_type": kind, "beta": 0.7}) for kind in ("sigmoid", "hinge", "ipo")],
+    (alignment.cpo_loss, SEQUENCES, {"label_smoothing": 0.3, "alpha": 0.0}),
     (alignment.orpo_loss, AVERAGES, {}),
     (alignment.orpo_loss, AVERAGES, {"beta": 0.5, "sft_coefficient": 0.7}),
     (alignment.reward_model_loss, REWARDS, {}),

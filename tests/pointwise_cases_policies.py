@@ -227,6 +227,24 @@ def _simpo(
     return -(1 - e) * _sigmoid(beta * logits).log() - e * _sigmoid(-beta * logits).log()
 
 
+def _cpo(
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    beta: float = 0.1,
+    alpha: float = 1.0,
+    label_smoothing: float = 0.0,
+    loss_type: str = "sigmoid",
+) -> Tensor:
+    ratio, e = chosen_logps - rejected_logps, label_smoothing
+    if loss_type == "hinge":
+        losses = (1 - beta * ratio).clamp(min=0)
+    elif loss_type == "ipo":
+        losses = (ratio - 0.5 / beta) ** 2
+    else:
+        losses = -(1 - e) * _sigmoid(beta * ratio).log() - e * _sigmoid(-beta * ratio).log()
+    return losses - alpha * chosen_logps
+
+
 def _orpo(
     chosen_avg_logps: Tensor, rejected_avg_logps: Tensor, beta: float = 0.1, sft_coefficient: float = 0.0
 ) -> Tensor:
@@ -270,6 +288,16 @@ def _averages_case(name: str, loss: Callable[..., Any], oracle: Any, twice: bool
     return Case(name, loss, _averages, names, options, oracle, masked=True, twice=twice)
 
 
+def _sequences(generator: torch.Generator) -> dict[str, Tensor]:
+    made = _averages(generator)
+    return {name.replace("_avg", ""): 4 * logps for name, logps in made.items()}
+
+
+def _cpo_case(name: str, twice: bool = True, **options: Any) -> Case:
+    names = ("chosen_logps", "rejected_logps")
+    return Case(name, alignment.cpo_loss, _sequences, names, options, _cpo, masked=True, twice=twice)
+
+
 def _reward_case(name: str, make: Make = _rewards, **options: Any) -> Case:
     names = ("chosen_rewards", "rejected_rewards")
     return Case(name, alignment.reward_model_loss, make, names, options, _reward_model, masked=True)
@@ -295,6 +323,10 @@ ALIGNMENT = [
     _averages_case("simpo_loss", alignment.simpo_loss, _simpo),
     _averages_case("simpo_loss, smoothed", alignment.simpo_loss, _simpo, gamma=0.3, label_smoothing=0.1),
     _averages_case("simpo_loss, hinge", alignment.simpo_loss, _simpo, twice=False, loss_type="hinge"),
+    _cpo_case("cpo_loss"),
+    _cpo_case("cpo_loss, smoothed, no likelihood", beta=0.5, alpha=0.0, label_smoothing=0.1),
+    _cpo_case("cpo_loss, hinge", twice=False, loss_type="hinge", alpha=0.3),
+    _cpo_case("cpo_loss, ipo", loss_type="ipo", beta=0.7),
     _averages_case("orpo_loss", alignment.orpo_loss, _orpo),
     _averages_case("orpo_loss, with the likelihood", alignment.orpo_loss, _orpo, beta=0.5, sft_coefficient=1.0),
     _reward_case("reward_model_loss"),

@@ -89,6 +89,22 @@ def test_liger_simpo(backend, device, smoothing):
 
 
 @backends
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_liger_cpo(backend, device, smoothing):
+    theirs = liger("cpo_loss", "LigerFusedLinearCPOFunction")
+    logps = [(-20 * normal(f"cpo {k}", 33).abs()).to(device).requires_grad_() for k in range(2)]
+    preference, chosen, rejected = theirs(*logps, logps[0].new_empty(66), beta=0.3, label_smoothing=smoothing)
+    value = preference - 0.7 * logps[0].mean()
+    with fastloss.backend(backend):
+        loss, terms = alignment.cpo_loss(*logps, beta=0.3, alpha=0.7, label_smoothing=smoothing, return_terms=True)
+    torch.testing.assert_close(loss, value)
+    torch.testing.assert_close(gradients(loss, *logps), gradients(value, *logps))
+    torch.testing.assert_close(terms["preference_loss"], preference.detach())
+    torch.testing.assert_close(terms["nll_loss"], -logps[0].detach().mean())
+    torch.testing.assert_close(terms["margin"], (chosen - rejected).detach().mean())
+
+
+@backends
 def test_liger_orpo(backend, device):
     theirs = liger("orpo_loss", "LigerFusedLinearORPOFunction")
     logps = [(-normal(f"orpo {k}", 33).abs() - 0.01).to(device).requires_grad_() for k in range(2)]
@@ -245,6 +261,7 @@ def calls(dtype: torch.dtype, device: str) -> dict[str, tuple[Any, dict[str, Any
         f"{who}_{which}_logps": x(who + which) for who in ("policy", "reference") for which in ("chosen", "rejected")
     }
     averages = {"chosen_avg_logps": x("chosen"), "rejected_avg_logps": x("rejected")}
+    sequences = {"chosen_logps": x("chosen"), "rejected_logps": x("rejected")}
     rewards = {"chosen_rewards": x("chosen"), "rejected_rewards": x("rejected"), "margin": x("margin")}
     unpaired = {"policy_logps": x("policy"), "reference_logps": x("reference"), "desirable": x("desirable") > -0.8}
     kl = {"logp": x("logp"), "ref_logp": x("reference")}
@@ -257,6 +274,7 @@ def calls(dtype: torch.dtype, device: str) -> dict[str, tuple[Any, dict[str, Any
         **{f"dpo {name}": (alignment.dpo_loss, pairs, {"loss_type": name}) for name in DPO_TYPES},
         "simpo": (alignment.simpo_loss, averages, {}),
         "simpo hinge": (alignment.simpo_loss, averages, {"loss_type": "hinge"}),
+        **{f"cpo {kind}": (alignment.cpo_loss, sequences, {"loss_type": kind}) for kind in ("sigmoid", "hinge", "ipo")},
         "orpo": (alignment.orpo_loss, averages, {"sft_coefficient": 1.0}),
         "reward_model": (alignment.reward_model_loss, rewards, {"center_coefficient": 0.01}),
         "kto": (alignment.kto_loss, {**unpaired, "kl": x("kl")}, {}),
@@ -468,6 +486,9 @@ INVALID = [
     ("dpo ipo", {"reduction": "average"}),
     ("simpo", {"loss_type": "ipo"}),
     ("simpo hinge", {"label_smoothing": 0.1}),
+    ("cpo sigmoid", {"beta": 0.0}),
+    ("cpo hinge", {"label_smoothing": 0.1}),
+    ("cpo ipo", {"loss_type": "robust"}),
     ("orpo", {"beta": -1.0}),
     ("reward_model", {"reduction": "average"}),
     ("kto", {"desirable_weight": -1.0}),
@@ -491,6 +512,7 @@ MODULES = {
     "kl k2": (alignment_modules.KLPenalty, {"kind": "k2", "aggregation": "token-sum"}),
     "dpo robust": (alignment_modules.DPOLoss, {"loss_type": "robust", "label_smoothing": 0.1, "beta": 0.3}),
     "simpo": (alignment_modules.SimPOLoss, {"gamma": 0.2, "label_smoothing": 0.1}),
+    "cpo sigmoid": (alignment_modules.CPOLoss, {"beta": 0.4, "alpha": 0.5, "label_smoothing": 0.1}),
     "orpo": (alignment_modules.ORPOLoss, {"beta": 0.4, "sft_coefficient": 1.0}),
     "reward_model": (alignment_modules.RewardModelLoss, {"center_coefficient": 0.1, "reduction": "sum"}),
     "kto": (alignment_modules.KTOLoss, {"desirable_weight": 1.3, "reduction": "none"}),
