@@ -44,9 +44,14 @@ def real() -> Tensor:
 # What the required arguments are that are not simply a floating-point tensor like `real`
 REQUIRED: dict[str, Callable[[], Any]] = {
     "tau": lambda: 0.3,
+    "labels": lambda: torch.arange(ROWS) // 2,
     "desirable": lambda: torch.ones(ROWS, COLUMNS, dtype=torch.bool),
 }
-REQUIRED_OF: dict[tuple[str, str], Callable[[], Any]] = {("iqn_loss", "tau"): real}
+REQUIRED_OF: dict[tuple[str, str], Callable[[], Any]] = {
+    ("iqn_loss", "tau"): real,
+    ("curl_loss", "weight"): lambda: torch.rand(COLUMNS, COLUMNS),
+    ("temporal_contrastive_loss", "states"): lambda: torch.rand(ROWS, 4, COLUMNS),  # (T, B, D)
+}
 CLASSES = ("cross_entropy", "softmax_focal_loss", "linear_cross_entropy")
 
 
@@ -77,6 +82,13 @@ OPTIONS: dict[str, list[tuple[str, Callable[[], Any]]]] = {
     "log_input": FLAG,
     "log_target": FLAG,
     "accumulate_float32": FLAG,
+    "soft_margin": FLAG,
+    "normalize": FLAG,
+    "decoupled": FLAG,
+    "predictions": ELEMENTWISE,
+    "episodes": [("indices", lambda: torch.zeros(ROWS, 4, dtype=torch.int64))],
+    "offset": [("number", lambda: 2)],
+    "time_dim": [("number", lambda: 0)],
     "weights": PER_ROW,
     "squared": FLAG,
     "ignore_index": [("a class", lambda: 3)],
@@ -115,6 +127,8 @@ for _name in (
     "desirable_weight",
     "undesirable_weight",
     "kappa",
+    "logit_scale",
+    "logit_bias",
 ):
     OPTIONS[_name] = NUMBER_OR_TENSOR
 SPECIAL: dict[tuple[str, str], list[tuple[str, Callable[[], Any]]]] = {
@@ -130,6 +144,14 @@ SPECIAL: dict[tuple[str, str], list[tuple[str, Callable[[], Any]]]] = {
     ("quantile_huber_loss", "tau"): ELEMENTWISE,
     ("quantile_huber_loss", "mask"): PER_ROW,
     ("iqn_loss", "mask"): PER_ROW,
+    ("info_nce", "negatives"): ELEMENTWISE,
+    ("info_nce", "target"): [("indices", lambda: torch.arange(ROWS))],
+    ("info_nce", "labels"): [("two tensors", lambda: (torch.arange(ROWS) // 2, torch.arange(ROWS) // 2))],
+    ("batch_hard_triplet_loss", "margin"): NUMBER,
+    ("semi_hard_triplet_loss", "margin"): NUMBER,
+    ("curl_loss", "weight"): [],
+    ("temporal_contrastive_loss", "states"): [],
+    ("temporal_contrastive_loss", "predictions"): [("tensor", lambda: torch.rand(ROWS, 4, COLUMNS))],
     ("iqn_loss", "tau"): [],
     ("sigmoid_focal_loss", "normalizer"): [*NUMBER_OR_TENSOR, ("positives", lambda: "positives")],
     ("margin_ranking_loss", "margin"): NUMBER,
@@ -233,9 +255,9 @@ CASES: dict[str, Callable[[Callable[..., Any], Arguments, str], str | None]] = {
     "bfloat16 input alone": lambda f, a: ask(f, changed(a, lambda x: x.bfloat16(), lambda _, place: not place)),
     "integers": lambda f, a: ask(f, changed(a, lambda x: x.long())),
     "complex": lambda f, a: ask(f, changed(a, lambda x: x.to(torch.complex64))),
-    "transposed": lambda f, a: ask(f, changed(a, lambda x: x.t().contiguous().t())),
-    "strided": lambda f, a: ask(f, changed(a, lambda x: x.repeat_interleave(2, 1)[:, ::2])),
-    "expanded": lambda f, a: ask(f, changed(a, lambda x: x[:1].expand(ROWS, -1))),
+    "transposed": lambda f, a: ask(f, changed(a, lambda x: x.mT.contiguous().mT)),
+    "strided": lambda f, a: ask(f, changed(a, lambda x: x.repeat_interleave(2, -1)[..., ::2])),
+    "expanded": lambda f, a: ask(f, changed(a, lambda x: x[:1].expand_as(x))),
     "broadcast": lambda f, a: ask(f, changed(a, lambda x: x[:1], lambda _, place: place == 1)),
     "empty": lambda f, a: ask(f, {k: x[:0] if isinstance(x, Tensor) else x for k, x in a.items()}),
     "vmap": lambda f, a: inside(over_the_first, f, a),
