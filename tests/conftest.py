@@ -28,6 +28,7 @@ IN_THIS_PROCESS = "laws, oracles and units, on the backends of this machine"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow(seconds): takes about so long; such tests start first, the longest first")
+    config.pluginmanager.import_plugin("contract_table")
     config.addinivalue_line("markers", "lane(name): where the table of lanes counts the test")
     if getattr(config.option, "numprocesses", None):  # this process starts pytest-xdist's workers
         os.environ.setdefault("FASTLOSS_TEST_SEED", str(support.SEED))  # one for all

@@ -15,13 +15,14 @@ import itertools
 import pickle
 import re
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from contract_table import CONTRACT
 from support import BACKENDS, SEED, assert_close
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
@@ -42,7 +43,6 @@ MODULES = [info for info in module_db if hasattr(fastloss.nn, info.module_cls.__
 LANES = [("auto", device) for device in sorted({device for _, device in BACKENDS} | {"cpu"})] + BACKENDS
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64, torch.int64, torch.uint8)
 
-COUNTS: dict[str, Counter[str]] = defaultdict(Counter)  # of a loss: what answered its samples, and which checks ran
 FUSED = ("cpu", "cuda", "triton")
 
 every_op = pytest.mark.parametrize("op", OPS, ids=lambda op: op.formatted_name.removeprefix("nn_functional_"))
@@ -65,15 +65,12 @@ def _setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _table(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    columns = sorted({key for counts in COUNTS.values() for key in counts})
-    lines = [f"{'contract: samples':44}" + "".join(f"{column:>{len(column) + 2}}" for column in columns)]
-    for name, counts in sorted(COUNTS.items()):
-        lines.append(f"{name:44}" + "".join(f"{counts[column] or '-':>{len(column) + 2}}" for column in columns))
-    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
-        print("\n" + "\n".join(lines))
+@pytest.fixture
+def count(request: pytest.FixtureRequest) -> Iterator[Counter[tuple[str, str]]]:
+    """How many samples of a loss fall into a column of the table."""
+    counter: Counter[tuple[str, str]] = Counter()
+    yield counter
+    request.node.user_properties += [(CONTRACT, (*key, number)) for key, number in counter.items()]
 
 
 def ours_of(op: Any) -> Callable[..., Tensor]:
@@ -156,10 +153,10 @@ def assert_same(
 
 @lanes
 @every_op
-def test_samples(op, backend, device):
+def test_samples(op, backend, device, count):
     ours, name = ours_of(op), op.formatted_name.removeprefix("nn_functional_")
     if ours is op.op:
-        COUNTS[name]["torch's own"] = len(samples_of(op, device, torch.float32))
+        count[name, "torch's own"] += len(samples_of(op, device, torch.float32))
         return
     tried = 0
     for dtype in dtypes_of(backend, device):
@@ -181,20 +178,20 @@ def test_samples(op, backend, device):
                     assert fastloss.explain(ours, *args, **kwargs).backend == "reference"
             else:
                 assert_same(mine, torchs, op.op, args, kwargs, dtype)
-            COUNTS[name][f"{backend}: {answered.replace('reference', 'torch')}" if backend == "auto" else answered] += 1
+            count[name, f"auto: {answered.replace('reference', 'torch')}" if backend == "auto" else answered] += 1
     assert tried
     if hasattr(original, op.name.removeprefix(PREFIX)):
-        answers = COUNTS[name]
-        assert any(answers[key] for key in (backend, *(f"auto: {kernel}" for kernel in FUSED))), "no kernel answered"
+        assert any(count[name, key] for key in (backend, *(f"auto: {kernel}" for kernel in FUSED))), (
+            "no kernel answered"
+        )
 
 
 @lanes
 @every_op
-def test_errors(op, backend, device):
+def test_errors(op, backend, device, count):
     """Torch's exceptions, with torch's messages."""
     if op.error_inputs_func is None:
-        COUNTS[op.formatted_name.removeprefix("nn_functional_")]["errors"] += 0
-        return  # the table shows a dash
+        return  # torch has none; the table shows a dash
     ours = ours_of(op)
     for case in op.error_inputs(device):
         sample = case.sample_input
@@ -203,7 +200,7 @@ def test_errors(op, backend, device):
         # an explicit backend may say first that it does not compute the case
         if not isinstance(caught.value, fastloss.BackendError):
             assert re.search(case.error_regex, str(caught.value)), str(caught.value)
-        COUNTS[op.formatted_name.removeprefix("nn_functional_")]["errors"] += 1
+        count[op.formatted_name.removeprefix("nn_functional_"), "errors"] += 1
 
 
 # ------------------------------------------------------------------------------------------ derivatives
@@ -237,7 +234,7 @@ def differentiable(function: Callable[..., Any], sample: Any) -> tuple[Callable[
 
 @lanes
 @every_op
-def test_derivatives(op, backend, device):
+def test_derivatives(op, backend, device, count):
     """gradcheck and gradgradcheck of torch, with forward mode and batched gradients, where torch's own passes them."""
     if not hasattr(original, op.name.removeprefix(PREFIX)):
         return  # torch's own function
@@ -272,7 +269,7 @@ def test_derivatives(op, backend, device):
                 )
             checked += 1
     assert checked or backend != "auto"
-    COUNTS[name]["gradchecks"] += checked
+    count[name, "gradchecks"] += checked
 
 
 # ------------------------------------------------------------------------------------------ Modules
@@ -280,12 +277,12 @@ def test_derivatives(op, backend, device):
 
 @pytest.mark.parametrize("info", MODULES, ids=lambda info: info.module_cls.__name__)
 @lanes
-def test_modules(info, backend, device):
+def test_modules(info, backend, device, count):
     """Values, gradients, repr, state, pickle and deepcopy of a Module, made and called with ModuleInfo's inputs."""
     name = info.module_cls.__name__
     kind = getattr(fastloss.nn, name)
     if kind is info.module_cls:
-        COUNTS[name]["torch's own"] += 1
+        count[name, "torch's own"] += 1
         return
     copies: list[Callable[[Any], Any]] = [lambda module: module, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
     for dtype in dtypes_of(backend, device)[:2]:
@@ -300,16 +297,16 @@ def test_modules(info, backend, device):
             with fastloss.backend(backend):
                 got = outcome(copied(mine), call.args, call.kwargs)
             if backend != "auto" and isinstance(got, fastloss.BackendError):
-                COUNTS[name][f"not on {backend}"] += 1
+                count[name, f"not on {backend}"] += 1
                 continue
             assert_same(got, expected, torchs.double(), call.args, call.kwargs, dtype)
-            COUNTS[name][f"Module, {backend}"] += 1
+            count[name, f"Module, {backend}"] += 1
 
 
 @pytest.mark.parametrize(
     "info", [i for i in MODULES if i.module_error_inputs_func], ids=lambda info: info.module_cls.__name__
 )
-def test_errors_of_modules(info):
+def test_errors_of_modules(info, count):
     kind = getattr(fastloss.nn, info.module_cls.__name__)
     for case in info.module_error_inputs_func(
         info, device="cpu", dtype=torch.float32, requires_grad=False, training=True
@@ -322,4 +319,4 @@ def test_errors_of_modules(info):
             module = kind(*make.args, **make.kwargs)
             with pytest.raises(case.error_type, match=case.error_regex):
                 module(*call.args, **call.kwargs)
-        COUNTS[info.module_cls.__name__]["errors"] += 1
+        count[info.module_cls.__name__, "errors"] += 1
