@@ -195,9 +195,8 @@ def graph_of(function, *args):
 
 x = torch.randn(80, 90, requires_grad=True)
 t = torch.randint(90, (80,))
-order = {order!r}
-results = {{}}
-for kind in order:
+results = {}
+for kind in ("ours", "torchs"):
     if kind == "ours":
         with fastloss.patched():
             results[kind] = graph_of(step, x, t)
@@ -236,10 +235,7 @@ print("fine")
 """
 
 
-@pytest.mark.parametrize("order", [("ours", "torchs"), ("torchs", "ours")], ids=["patched first", "patched second"])
-def test_compile_and_export(order):
-    """In a process of its own: torch.compile looks torch's functions up once, when it is imported."""
-    run = subprocess.run(
-        [sys.executable, "-c", COMPILED.format(order=order)], capture_output=True, text=True, timeout=300
-    )
+def test_compile_and_export():
+    """In a process of its own, patched first: torch.compile looks torch's functions up once, when it is imported."""
+    run = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300)
     assert run.stdout.strip().endswith("fine"), run.stdout + run.stderr

@@ -110,8 +110,8 @@ class Block(nn.Module):
 class Classifier(nn.Module):
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
-        self.conv_stem = nn.Conv2d(1, 8, 3, padding=1)
-        self.blocks = nn.Sequential(Block(8, 8, 1), Block(8, 16, 2))
+        self.conv_stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.blocks = nn.Sequential(Block(4, 8, 2), Block(8, 16, 2))
         self.head = nn.Linear(16, classes)
 
     def forward(self, x: Tensor) -> Tensor:
