@@ -52,7 +52,8 @@ def patch() -> None:
 
     What it cannot reach: a name that was bound before, by ``from torch.nn.functional import cross_entropy`` for one;
     compiled code (TorchScript, an exported program); ``torch.ops.aten`` and functions that torch itself calls below
-    :mod:`torch.nn.functional`, such as ``torch.nll_loss``. A function that torch.compile has compiled is compiled anew.
+    :mod:`torch.nn.functional`, such as ``torch.nll_loss``. ``torch.fx.symbolic_trace`` records torch's own functions. A
+    function that torch.compile has compiled is compiled anew.
 
     Example:
         >>> fastloss.patch()
