@@ -43,9 +43,9 @@ POINTWISE = sorted((ROOT / "csrc/cuda").glob("pointwise*.cu"))
 # Of the losses' families, those that sanitizers look at: all would compile for a minute more.
 SANITIZED = ("regression", "binary", "policy")
 SOURCES = {
-    "kernels": [ROOT / "csrc/cuda/row.cu", ROOT / "csrc/cuda/scale.cu"],
+    # in one library: the rows' and the pairs' kernels share those of reduce.cuh, and an emulator
+    "kernels": [ROOT / f"csrc/cuda/{name}.cu" for name in ("row", "scale", "pairs")],
     "pointwise": [*POINTWISE, HERE / "kernels/evaluate.cu"],
-    "pairs": [ROOT / "csrc/cuda/pairs.cu"],
     "selftest": [HERE / "kernels/selftest.cu"],
     "bugs": [HERE / "kernels/bugs.cu"],
 }

@@ -11,7 +11,7 @@ import torch
 from emulated import DTYPES, H100, NAN
 from torch import Tensor
 
-BUILD = "pairs"
+BUILD = "kernels"
 
 
 class TensorOfPairs(ctypes.Structure):

@@ -32,16 +32,14 @@ class Lane:
 
 
 LANES = {
-    "pointwise and pairs under TSan": Lane(
-        "tsan", (pointwise.BUILD, "pairs"), ("test_pointwise_races.py", "test_pairs.py"), 30, 60
+    "pointwise under TSan": Lane("tsan", (pointwise.BUILD,), ("test_pointwise_races.py",), 5, 55),
+    "pointwise under ASan + UBSan": Lane("asan", (pointwise.BUILD,), ("test_pointwise.py",), 250, 120),
+    "rows and pairs under ASan + UBSan": Lane(
+        "asan", ROWS, ("test_rows.py", "test_pairs.py", "test_emulator.py", "test_planted_bugs.py"), 470, 105
     ),
-    "pointwise and pairs under ASan + UBSan": Lane(
-        "asan", (pointwise.BUILD, "pairs"), ("test_pointwise.py", "test_pairs.py"), 275, 130
+    "rows and pairs under TSan": Lane(
+        "tsan", ROWS, ("test_races.py", "test_pairs.py", "test_emulator.py", "test_planted_bugs.py"), 62, 65
     ),
-    "rows under ASan + UBSan": Lane(
-        "asan", ROWS, ("test_rows.py", "test_emulator.py", "test_planted_bugs.py"), 450, 90
-    ),
-    "rows under TSan": Lane("tsan", ROWS, ("test_races.py", "test_emulator.py", "test_planted_bugs.py"), 60, 60),
 }
 
 

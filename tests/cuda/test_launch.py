@@ -35,12 +35,11 @@ def run_check(*arguments: object) -> str:
 
 @pytest.mark.builds("kernels", "plain")
 @pytest.mark.builds("pointwise", "plain")
-@pytest.mark.builds("pairs", "plain")
 def test_operators_on_emulated_kernels() -> None:
     # -Bsymbolic: the stand-ins, and not torch's own functions of the same name.
     command = ["g++", "-shared", "-Wl,-Bsymbolic", *GLUE_FLAGS, *LIBRARIES]
     glue = cuda_build.make("launch-on-cpu", command, [HERE / "kernels/launch_on_cpu.cpp"])
-    kernels = [cuda_build.library(name, "plain") for name in ("kernels", "pointwise", "pairs")]
+    kernels = [cuda_build.library(name, "plain") for name in ("kernels", "pointwise")]
     output = run_check("CPU", *kernels, glue)
     print(output)
     assert "28 problems right" in output
@@ -62,10 +61,8 @@ def test_library_for_cuda_registers(tmp_path: pathlib.Path) -> None:
     source.write_text("int aoti_torch_get_current_cuda_stream(int device, void** stream) { return 1; }\n")
     subprocess.run(["gcc", "-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so", source, "-o", stub], check=True)
     objects = [cuda_build.library("row", "90"), cuda_build.library("scale", "90"), *glue]
-    objects += [
-        cuda_build.library(path.stem, cuda_build.ALL_AT_ONCE)
-        for path in [*cuda_build.POINTWISE, *cuda_build.SOURCES["pairs"]]
-    ]
+    objects += [cuda_build.library(path.stem, cuda_build.ALL_AT_ONCE) for path in cuda_build.POINTWISE]
+    objects.append(cuda_build.library("pairs", cuda_build.ALL_AT_ONCE))
     static_runtime = [f"-L{cuda_build.CUDA / 'lib64'}", "-lcudart_static", "-lpthread", "-ldl", "-lrt"]
     links = ["-Wl,--no-undefined", *LIBRARIES, f"-L{tmp_path}", "-ltorch_cuda", *static_runtime]
     subprocess.run(["g++", "-shared", *objects, *links, "-o", library], check=True)
