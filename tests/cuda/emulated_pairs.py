@@ -115,12 +115,11 @@ class Problem:
     def check(self) -> None:
         losses, gradient = self.expected()
         wide, narrow = torch.finfo(self.accumulator).eps, torch.finfo(self.source.dtype).eps
-        for reduce in (True, False):
-            for wanted in (True, False):
-                actual, by_source = self.run(reduce, wanted)
-                wanted_losses = losses.sum() if reduce else losses
-                scale = float(losses.abs().max())
-                torch.testing.assert_close(actual.double(), wanted_losses, rtol=32 * wide, atol=32 * wide * scale)
-                if by_source is not None:
-                    tolerance = {"rtol": 2 * narrow, "atol": 64 * wide * max(1.0, float(gradient.abs().max()))}
-                    torch.testing.assert_close(by_source.double(), gradient, **tolerance)
+        for reduce, wanted in ((True, True), (False, True), (True, False)):
+            actual, by_source = self.run(reduce, wanted)
+            wanted_losses = losses.sum() if reduce else losses
+            scale = float(losses.abs().max())
+            torch.testing.assert_close(actual.double(), wanted_losses, rtol=32 * wide, atol=32 * wide * scale)
+            if by_source is not None:
+                tolerance = {"rtol": 2 * narrow, "atol": 64 * wide * max(1.0, float(gradient.abs().max()))}
+                torch.testing.assert_close(by_source.double(), gradient, **tolerance)

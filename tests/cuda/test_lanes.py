@@ -38,7 +38,7 @@ LANES = {
         "asan", ROWS, ("test_rows.py", "test_pairs.py", "test_emulator.py", "test_planted_bugs.py"), 470, 105
     ),
     "rows and pairs under TSan": Lane(
-        "tsan", ROWS, ("test_races.py", "test_pairs.py", "test_emulator.py", "test_planted_bugs.py"), 62, 65
+        "tsan", ROWS, ("test_races.py", "test_pairs_races.py", "test_emulator.py", "test_planted_bugs.py"), 62, 65
     ),
 }
 
