@@ -42,6 +42,6 @@ def installed() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
-row, common, pointwise, pointwise_kernels, pointwise_losses, description = load(
-    "row", "common", "pointwise", "pointwise_kernels", "pointwise_losses", "pointwise_description"
+row, common, pointwise, pointwise_kernels, pointwise_losses, description, pairwise = load(
+    "row", "common", "pointwise", "pointwise_kernels", "pointwise_losses", "pointwise_description", "pairwise"
 )

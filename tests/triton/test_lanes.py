@@ -14,12 +14,19 @@ sys.path.insert(0, str(Path(__file__).parent))  # for lanes.py: pytest's importl
 import lanes
 
 CHIPS = ("sm_80", "sm_90", "sm_100", "gfx942")
-COMPILED = {"row": ("lane_compile", ()), "pointwise": ("lane_pointwise_compile", ("-k", "test_skeleton"))}
+COMPILED = {
+    "row": ("lane_compile", ()),
+    "pointwise": ("lane_pointwise_compile", ("-k", "test_skeleton")),
+    "pairwise": ("lane_pairwise_compile", ()),
+}
 EVERY_LOSS = "every pointwise loss for sm_90"
 LAWS = "laws of the pointwise losses"
 # What the lanes have not tested themselves; the rest of the laws takes minutes in the interpreter.
 POINTWISE_LAWS = "triton and (test_terms or broadcasting)"
+# One case of each path of the launchers; the whole table takes minutes.
+PAIRWISE_PATHS = "triton and kernels_agree and (labels or queue or supcon or siglip or clip_loss-triton or iqn)"
 INTERPRETED = {
+    "pairwise": ("../test_pairwise", ("-k", PAIRWISE_PATHS, "-W", "ignore")),
     LAWS: ("../test_pointwise", ("-k", POINTWISE_LAWS, "-W", "ignore")),
     "row": ("lane_interpreter", ()),
     "pointwise": ("lane_pointwise", ()),
