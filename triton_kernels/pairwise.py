@@ -6,7 +6,7 @@ query once - its target, an own positive, the gradient of the scale - is torch's
 Multiply-adds, with S = ceil(D / 256) slices of the outputs, each of which recomputes the similarities: N M D for the
 sums of one direction, (S + 1) N M D for the gradient of one side. Softmax: (2 S + 3) N M D, with itself (S + 2); two
 ways: (2 S + 4); up to 512 dimensions at most 8. Products are in tf32 where torch's own would be
-(torch.backends.cuda.matmul), else in fp32 proper, with slices of 64 instead of 256. Searches for triplets are torch's,
+(torch.backends.cuda.matmul), else in fp32 proper, with slices of 128 instead of 256. Searches for triplets are torch's,
 block by block.
 
 The constants of the plan come from registers and shared memory as compiled; nothing here has been measured on a GPU.
@@ -37,8 +37,9 @@ __all__ = [
 
 ROWS, COLUMNS, DEPTH = 64, 64, 32
 OUTPUTS = 256  # elements of the gradient of ROWS vectors that a program accumulates in registers
-DOUBLE = 2  # a double takes two registers: tiles of half the height and width
-SOURCES, TARGETS = 32, 64
+# Without tensor cores products take more registers, and a double takes two.
+SHRINK, DOUBLE = 2, 2
+SOURCES, TARGETS = 16, 64
 
 Result = tuple[Tensor, list[Tensor]]
 
@@ -51,9 +52,10 @@ def precision(a: Tensor) -> str:
 
 def plan(a: Tensor) -> dict[str, object]:
     """The constants of a launch over vectors (N, D)."""
-    shrink = DOUBLE if a.dtype == torch.float64 else 1
-    how = {"ROWS": ROWS // shrink, "COLUMNS": COLUMNS // shrink, "DEPTH": DEPTH // shrink}
-    return {**how, "PRECISION": precision(a)}
+    kind = precision(a)
+    shrink = (SHRINK if kind == "ieee" else 1) * (DOUBLE if a.dtype == torch.float64 else 1)
+    double = DOUBLE if a.dtype == torch.float64 else 1
+    return {"ROWS": ROWS // shrink, "COLUMNS": COLUMNS // double, "DEPTH": DEPTH // double, "PRECISION": kind}
 
 
 def sums(
@@ -82,8 +84,8 @@ def weighted(
     how = plan(a)
     size, width = a.shape
     outputs = min(OUTPUTS, max(16, triton.next_power_of_2(width)))
-    if how["PRECISION"] == "ieee":  # these products take more registers than those of the tensor cores
-        outputs = min(outputs, 64)
+    if how["PRECISION"] == "ieee":
+        outputs = min(outputs, OUTPUTS // SHRINK // (DOUBLE if a.dtype == torch.float64 else 1))
     gradient = a.new_empty(size, width)
     of_a, of_b = labels or (None, None)
     with on_device(a):

@@ -367,6 +367,39 @@ def pairwise_semi_hard(
     return (total.sum(), [gradient]) if wanted else (total, [])
 
 
+# ------------------------------------------------------------------------------------------ pairs of values
+
+
+def pairwise_elements(
+    source: Tensor, target: Tensor, level: Tensor, weight: Tensor | None, loss: str, parameters: Sequence[float],
+    upstream: Tensor | None, wanted: int,
+) -> Result:  # fmt: skip
+    """For CUDA, as many rows of the batch at a time as fit a tile. (On a CPU it is a kernel, csrc/cpu/pairwise.cpp.)"""
+    if loss != "quantile_huber":
+        raise ValueError(f"fastloss: no loss of pairs is called {loss}")
+    (kappa,) = parameters
+    rows = max(1, TILE_BYTES // (source.shape[1] * target.shape[1] * source.element_size()))
+    losses, slopes = [], []
+    for x, y, tau in zip(source.split(rows), target.split(rows), level.split(rows), strict=True):
+        error = y[:, None, :] - x[:, :, None]
+        slope = (tau[:, :, None] - (error < 0).to(error.dtype)).abs_()
+        if kappa > 0:
+            clipped = error.clamp(-kappa, kappa)
+            slope *= clipped / kappa
+            losses.append((slope * (error - clipped / 2)).mean(2).sum(1))
+        else:
+            slope *= error.sign()
+            losses.append((slope * error).mean(2).sum(1))
+        slopes.append(-slope.mean(2))
+    total, gradient = torch.cat(losses), torch.cat(slopes)
+    if weight is not None:
+        total *= weight
+        gradient *= weight[:, None]
+    if not wanted:
+        return total, []
+    return total.sum(), [_like_rows(upstream, gradient)]
+
+
 OPERATORS: dict[str, Callable[..., Any]] = {
     "pairwise_softmax": pairwise_softmax,
     "pairwise_two_way": pairwise_two_way,
@@ -387,7 +420,8 @@ def without_autocast(operator: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def register(library: torch.library.Library, keys: Sequence[str]) -> None:
+def register(library: torch.library.Library) -> None:
     for name, operator in OPERATORS.items():
-        for key in keys:
+        for key in ("CPU", "CUDA"):
             library.impl(name, without_autocast(operator), key)
+    library.impl("pairwise_elements", without_autocast(pairwise_elements), "CUDA")

@@ -67,4 +67,4 @@ def test_elements(kappa):
     (kernel,) = compiled
     print(f"{NAME} {kernel}")
     assert kernel.spills == 0
-    assert kernel.warps_on_chip >= (16 if NVIDIA else 2)
+    assert kernel.warps_on_chip >= (16 if NVIDIA else 4)
