@@ -58,7 +58,8 @@ def expected(case: Case, tensors: Arguments, options: Arguments, upstream: Tenso
 def test_kernels_agree_with_the_reference(case, backend, device):
     random = generator(case.name)
     made = case.make(random)
-    for dtype in case.dtypes:
+    interpreted = (backend, device) == ("triton", "cpu")  # takes seconds a dtype; halves are widened before the kernels
+    for dtype in case.dtypes[:2] if interpreted else case.dtypes:
         tensors = to(made, device, dtype)
         for reduction in REDUCTIONS:
             options = {**case.options, "reduction": reduction}

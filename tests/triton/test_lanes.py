@@ -24,7 +24,9 @@ LAWS = "laws of the pointwise losses"
 # What the lanes have not tested themselves; the rest of the laws takes minutes in the interpreter.
 POINTWISE_LAWS = "triton and (test_terms or broadcasting)"
 # One case of each path of the launchers; the whole table takes minutes.
-PAIRWISE_PATHS = "triton and kernels_agree and (labels or queue or supcon or siglip or clip_loss-triton or iqn)"
+PAIRWISE_PATHS = (
+    "triton and kernels_agree and (labels or queue or supcon_loss-triton or siglip or clip_loss-triton or iqn)"
+)
 INTERPRETED = {
     "pairwise": ("../test_pairwise", ("-k", PAIRWISE_PATHS, "-W", "ignore")),
     LAWS: ("../test_pointwise", ("-k", POINTWISE_LAWS, "-W", "ignore")),
