@@ -28,6 +28,7 @@ class Loss:
     cuda_shapes: tuple[Shape, ...]  # on a GPU, whose caches and launch times ask for more
     options: Mapping[str, float | str] = field(default_factory=dict, hash=False)  # keywords in fastloss
     streams: int = 1  # tensors as large as the first argument that have to be read
+    cold: bool = True  # are inputs to come from memory? Not where they are nothing beside the work on them
 
     def __str__(self) -> str:
         return self.name

@@ -85,7 +85,7 @@ def _quantile_huber(quantiles: Tensor, target: Tensor) -> Tensor:
 
 def _loss(name: str, function: str, torch_function: Callable[..., Tensor], make: Callable[..., Arguments], shape: Shape,
           cuda_shape: Shape, **options: float | str) -> Loss:  # fmt: skip
-    return Loss(name, function, torch_function, make, (shape,), (cuda_shape,), options, 2)
+    return Loss(name, function, torch_function, make, (shape,), (cuda_shape,), options, 2, cold=False)
 
 
 LOSSES = (
