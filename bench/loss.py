@@ -33,6 +33,7 @@ class Loss:
     size: Callable[[Shape], int] = math.prod  # elements of those arguments
     exact_function: Callable[..., Tensor] | None = None  # torch_function in less memory, for float64
     pairs: bool = False  # does torch make (B, N, N) of the arguments (B, N)?
+    cold: bool = True  # are inputs to come from memory? Not where they are nothing beside the work on them
 
     def __str__(self) -> str:
         return self.name

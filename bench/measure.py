@@ -59,7 +59,7 @@ def make_pool(case: Case, device: torch.device) -> Pool:
     Python objects. On CUDA one, because there the cache is flushed before each sample.
     """
     count = 1
-    if device.type == "cpu":
+    if device.type == "cpu" and case.loss.cold:
         count = max(1, min(64, -(-4 * last_level_cache_bytes(device) // case.footprint)))
     pool = [case.make_arguments(device, seed) for seed in range(count)]
     for arguments in pool:

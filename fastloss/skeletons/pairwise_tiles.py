@@ -12,7 +12,7 @@ takes the gradients: 4 N M D. Tiles of the first visit are kept up to KEPT_BYTES
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -178,9 +178,8 @@ def _self_softmax(query: Tensor, scale: Tensor, target: Tensor, upstream: Tensor
     """
     counted = target >= 0
     place = target.clamp(min=0)
-    positive = row_dots(query, query[place]) * scale
     kept = _Kept(query, KEPT_BYTES // 4 if wanted else 0)  # they cost half as much as those of two ways
-    log_sum = _self_log_sum(query, scale, kept)
+    log_sum, positive = _self_log_sum(query, scale, place, kept)
     losses = (log_sum - positive).where(counted, 0)
     if not wanted:
         return losses, []
@@ -197,16 +196,29 @@ def _self_softmax(query: Tensor, scale: Tensor, target: Tensor, upstream: Tensor
     return losses.sum(), _chosen(wanted, gradient.mul_(scale), None, None, of_scale)
 
 
-def _self_log_sum(query: Tensor, scale: Tensor, kept: _Kept) -> Tensor:
+def _self_log_sum(query: Tensor, scale: Tensor, place: Tensor, kept: _Kept) -> tuple[Tensor, Tensor]:
+    """(log-sum-exp of each row, z[i, place_i]), (N,) each.
+
+    The similarity of the positive is the number that is in the sum: where it is most of the sum, the loss is the little
+    that is left of their difference.
+    """
     size = query.shape[0]
     sums = _LogSumExp(size, query)
+    positive = query.new_zeros(size)
     for block, tile in _triangle(size, query):
         tile = kept.tile(block, tile)
         torch.mm(query[block] * scale, query[block.start :].t(), out=tile)
         tile.diagonal().fill_(-math.inf)
         sums.add(block, tile, 1)
         sums.add(slice(block.stop, size), tile[:, block.stop - block.start :], 0)
-    return sums.value()
+        # of the rows below, where the positive is in this block; of the block's own, where it is not
+        height = block.stop - block.start
+        at = place[block.start :] - block.start
+        found = tile.gather(0, at.clamp(0, height - 1)[None, :])[0]
+        positive[block.start :] = torch.where((at >= 0) & (at < height), found, positive[block.start :])
+        found = tile.gather(1, at[:height, None].clamp(min=0))[:, 0]
+        positive[block] = torch.where(at[:height] >= height, found, positive[block])
+    return sums.value(), positive
 
 
 def _self_gradient(query: Tensor, scale: Tensor, log_sum: Tensor, upstream: Tensor, kept: _Kept) -> Tensor:
@@ -387,7 +399,7 @@ def without_autocast(operator: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def register(library: torch.library.Library, keys: Sequence[str]) -> None:
+def register(library: torch.library.Library) -> None:
     for name, operator in OPERATORS.items():
-        for key in keys:
+        for key in ("CPU", "CUDA"):
             library.impl(name, without_autocast(operator), key)

@@ -42,6 +42,6 @@ def installed() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
-row, common, pointwise, pointwise_kernels, pointwise_losses, description, pairs = load(
-    "row", "common", "pointwise", "pointwise_kernels", "pointwise_losses", "pointwise_description", "pairs"
+row, common, pointwise, pointwise_kernels, pointwise_losses, description, pairs, pairwise = load(
+    "row", "common", "pointwise", "pointwise_kernels", "pointwise_losses", "pointwise_description", "pairs", "pairwise"
 )

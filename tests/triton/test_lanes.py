@@ -17,6 +17,7 @@ COMPILED = {
     "row": ("lane_compile", (), CHIPS),
     "pointwise": ("lane_pointwise_compile", ("-k", "test_skeleton"), CHIPS),
     "pairs": ("lane_pairs_compile", (), ("sm_90", "gfx942")),  # one of each vendor: it is arithmetic alone
+    "pairwise": ("lane_pairwise_compile", (), CHIPS),
 }
 # What the lanes have not tested themselves; the rest of the laws takes minutes in the interpreter.
 POINTWISE_LAWS = "triton and (test_terms or broadcasting)"
@@ -24,10 +25,13 @@ PAIRS_LAWS = (
     "triton and ((agree and (two or shared)) or special or mixed or (sizes and not 1025 and not 1030 and not 70-2) or "
     "(two and (not_there or layouts)))"
 )
+# One case of each path of the launchers; the whole table takes minutes.
+PAIRWISE_PATHS = "triton and kernels_agree and (labels or queue or supcon_loss-triton or siglip or clip_loss-triton)"
 # file, options of pytest, about so many seconds
 INTERPRETED = {
     "laws of the pointwise losses": ("../test_pointwise", ("-k", POINTWISE_LAWS, "-W", "ignore"), 60),
     "laws of the losses over pairs": ("../test_pairs", ("-k", PAIRS_LAWS, "-W", "ignore"), 30),
+    "pairwise losses": ("../test_pairwise", ("-k", PAIRWISE_PATHS, "-W", "ignore"), 40),
     "row kernels": ("lane_interpreter", (), 60),
     "pointwise kernels": ("lane_pointwise", (), 60),
     "pointwise losses": ("lane_pointwise_losses", (), 60),
