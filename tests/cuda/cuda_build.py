@@ -37,13 +37,13 @@ EMULATED_FLAGS = [
     "-std=c++17", "-g1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror",
     "-Wno-unknown-pragmas",  # #pragma unroll
     "-Wno-maybe-uninitialized",  # operands that are loaded under the same condition as they are used
+    "-Wl,-Bsymbolic",  # a library keeps to its own emulator, whichever is loaded first
     "-fno-strict-aliasing", "-fno-gnu-unique", f"-I{HERE / 'emulator'}", "-isystem", str(CUDA / "include"),
 ]  # fmt: skip
 POINTWISE = sorted((ROOT / "csrc/cuda").glob("pointwise*.cu"))
 # Of the losses' families, those that sanitizers look at: all would compile for a minute more.
 SANITIZED = ("regression", "binary", "policy")
 SOURCES = {
-    # in one library: the rows' and the pairs' kernels share those of reduce.cuh, and an emulator
     "kernels": [ROOT / f"csrc/cuda/{name}.cu" for name in ("row", "scale", "pairs")],
     "pointwise": [*POINTWISE, HERE / "kernels/evaluate.cu"],
     "selftest": [HERE / "kernels/selftest.cu"],
