@@ -60,6 +60,14 @@ class _Softmax:
         return torch.ops.fastloss.row_forward(tile, target, None, cls.name, cls.parameters, cls.ignore_index, NONE)[0]
 
     @classmethod
+    def state(cls, tile: Tensor, target: Tensor) -> Tensor:
+        """(2, rows): the largest exponent and log(sum(exp(exponent - largest))); of the columns for (1, rows, columns).
+
+        The target may be any: it is no part of these.
+        """
+        return torch.ops.fastloss.row_forward(tile, target, None, cls.name, cls.parameters, cls.ignore_index, NONE)[1]
+
+    @classmethod
     def gradient_(cls, tile: Tensor, target: Tensor) -> Tensor:
         """The sum of the losses; the tile becomes its gradient."""
         operator = torch.ops.fastloss.row_forward_backward_
@@ -128,16 +136,18 @@ class _LogSumExp:
 
     def __init__(self, size: int, like: Tensor) -> None:
         self.largest, self.total = like.new_full((size,), -math.inf), like.new_zeros(size)
+        self._any = torch.zeros(size, dtype=torch.int64, device=like.device)
 
     def add(self, some: slice, tile: Tensor, dim: int) -> None:
         """The terms of the sums in `some` are along `dim`, exponents first."""
         if tile.shape[dim] == 0 or tile.shape[1 - dim] == 0:
             return
-        largest = torch.maximum(self.largest[some], tile.amax(dim))
-        shift = largest.clamp(min=torch.finfo(largest.dtype).min)  # -inf - -inf is NaN
-        self.total[some] *= torch.exp(self.largest[some] - shift)
-        self.total[some] += (tile - shift.unsqueeze(dim)).exp_().sum(dim)
-        self.largest[some] = largest
+        largest, log_total = _Softmax.state(tile if dim == 1 else tile[None], self._any[: tile.shape[1 - dim]])
+        new = torch.maximum(self.largest[some], largest)
+        shift = new.clamp(min=torch.finfo(new.dtype).min)  # -inf - -inf is NaN
+        more = torch.where(largest > -math.inf, torch.exp(largest - shift + log_total), 0)
+        self.total[some] = self.total[some] * torch.exp(self.largest[some] - shift) + more
+        self.largest[some] = new
 
     def value(self) -> Tensor:
         return self.total.log() + self.largest
@@ -253,15 +263,15 @@ def _triangle(size: int, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
 def pairwise_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor | None, wanted: int) -> Result:
     size = query.shape[0]
     kept = _Kept(query, KEPT_BYTES if wanted else 0)
-    diagonal, rows = query.new_empty(size), query.new_empty(size)
-    sums = _LogSumExp(size, query)
+    diagonal = query.new_empty(size)
+    of_rows, of_columns = _LogSumExp(size, query), _LogSumExp(size, query)
     for block, tile in _blocks(size, size, query):
         tile = kept.tile(block, tile)
         torch.mm(query[block] * scale, key.t(), out=tile)
         diagonal[block] = tile.diagonal(block.start)
-        rows[block] = tile.logsumexp(1)
-        sums.add(slice(size), tile, 0)
-    columns = sums.value()
+        of_rows.add(block, tile, 1)
+        of_columns.add(slice(size), tile, 0)
+    rows, columns = of_rows.value(), of_columns.value()
     losses = (rows + columns) / 2 - diagonal
     if not wanted:
         return losses, []
