@@ -154,22 +154,25 @@ class _LogSumExp:
 
 
 class _Kept:
-    """Tiles of the first visit that the second one finds again, up to a limit of bytes."""
+    """Tiles of the first visit that the second one finds again: the first ones of `total` elements, up to a limit of
+    bytes. They are one block of memory, so that none of it stays behind in pieces."""
 
-    def __init__(self, like: Tensor, limit: int) -> None:
-        self.room = limit // like.element_size()
+    def __init__(self, like: Tensor, limit: int, total: int) -> None:
+        self.memory = like.new_empty(min(limit // like.element_size(), total))
+        self.used = 0
         self.tiles: dict[int, Tensor] = {}
 
     def tile(self, block: slice, tile: Tensor) -> Tensor:
         """A tile of this shape that will be kept, if there is room, else this one."""
-        if tile.numel() > self.room:
+        end = self.used + tile.numel()
+        if end > self.memory.numel():
             return tile
-        self.room -= tile.numel()
-        self.tiles[block.start] = torch.empty_like(tile)
+        self.tiles[block.start] = self.memory[self.used : end].view(tile.shape)
+        self.used = end
         return self.tiles[block.start]
 
     def get(self, block: slice) -> Tensor | None:
-        return self.tiles.pop(block.start, None)
+        return self.tiles.get(block.start)
 
 
 def _through_scale(query: Tensor, of_scaled: Tensor, scale: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -188,13 +191,16 @@ def _self_softmax(query: Tensor, scale: Tensor, target: Tensor, upstream: Tensor
     """
     counted = target >= 0
     place = target.clamp(min=0)
-    kept = _Kept(query, KEPT_BYTES // 4 if wanted else 0)  # they cost half as much as those of two ways
+    kept = _Kept(
+        query, KEPT_BYTES // 8 if wanted else 0, query.shape[0] ** 2
+    )  # they cost half as much as those of two ways
     log_sum, positive = _self_log_sum(query, scale, place, kept)
     losses = (log_sum - positive).where(counted, 0)
     if not wanted:
         return losses, []
     upstream = counted.to(query.dtype) if upstream is None else upstream.where(counted, 0)
     gradient = _self_gradient(query, scale, log_sum, upstream, kept)
+    del kept
     pull = query * upstream[:, None]  # towards the positives, from both sides
     if query.is_cuda:
         gradient.index_put_((place,), -pull, accumulate=True)  # in a fixed order, which index_add_ has on a CPU alone
@@ -262,7 +268,7 @@ def _triangle(size: int, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 def pairwise_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor | None, wanted: int) -> Result:
     size = query.shape[0]
-    kept = _Kept(query, KEPT_BYTES if wanted else 0)
+    kept = _Kept(query, KEPT_BYTES if wanted else 0, size * size)
     diagonal = query.new_empty(size)
     of_rows, of_columns = _LogSumExp(size, query), _LogSumExp(size, query)
     for block, tile in _blocks(size, size, query):
