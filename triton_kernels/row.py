@@ -158,7 +158,9 @@ def launch_strided(
     batches, classes, positions = logits.shape
     packet = PACKET_BYTES // logits.element_size()
     positions_a_program = min(triton.next_power_of_2(positions), 32 * STRIDED_WARPS * packet)
-    classes_a_tile = STRIDED_TILE_BYTES // accumulator_bytes // positions_a_program
+    heavy = flags["MODULATED"] and flags["MODE"] != "backward"  # 2 registers of a whole tile spill on sm_100
+    tile_bytes = STRIDED_TILE_BYTES // 2 if heavy else STRIDED_TILE_BYTES
+    classes_a_tile = tile_bytes // accumulator_bytes // positions_a_program
     blocks = triton.cdiv(positions, positions_a_program)
     target_strides = target.stride()[:2] if flags["SOFT"] else (0, 0)
     gradient_strides = (0, 0) if gradient is None else gradient.stride()[:2]
