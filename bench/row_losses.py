@@ -114,5 +114,6 @@ LOSSES = (
         cuda_shapes=((4096, 4096, 128256),),
         differentiated=2,
         size=lambda shape: (shape[0] + shape[2]) * shape[1],
+        cold=False,
     ),
 )
