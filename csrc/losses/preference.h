@@ -322,21 +322,22 @@ struct OrPo : PointwiseLoss<2, 2, 7> {  // beta, sft_coefficient
   template <class V>
   FASTLOSS_INLINE Element<V, 2, 7> operator()(const V (&x)[2]) const {
     const V zero{};
-    V odds[2], slope[2];
+    V logp[2], complement[2];
     for (int side = 0; side < 2; ++side) {
       // A log-prob of 0 has infinite odds; the bound, and the derivative 0 beyond it, keep the difference finite.
-      const V logp = math::minimum(x[side], V(zero - A(kOddsBound)));
+      logp[side] = math::minimum(x[side], V(zero - A(kOddsBound)));
       // log(1 - exp(y)) by one formula: where expm1 rounds to -1, y is below -16, and what is lost is an ulp of it.
-      const V complement = -math::expm1(logp);
-      odds[side] = logp - math::log(complement);
-      slope[side] = (x[side] > logp) ? zero : A(1) / complement;
+      complement[side] = -math::expm1(logp[side]);
     }
-    const V log_odds = odds[0] - odds[1];
+    // One division and one logarithm for both sides. A complement is at least 1e-7, so that their product is normal.
+    const V reciprocal = A(1) / (complement[0] * complement[1]);
+    const V slope[2] = {complement[1] * reciprocal, complement[0] * reciprocal};
+    const V log_odds = logp[0] - logp[1] + math::log(V(complement[1] * slope[0]));
     const math::Sigmoid<V> s = math::sigmoids(log_odds);
     Element<V, 2, 7> e;
     e.loss = -beta * s.log_value - sft_coefficient * x[0];
-    e.derivative[0] = -beta * s.complement * slope[0] - sft_coefficient;
-    e.derivative[1] = beta * s.complement * slope[1];
+    e.derivative[0] = ((x[0] > logp[0]) ? zero : -beta * s.complement * slope[0]) - sft_coefficient;
+    e.derivative[1] = (x[1] > logp[1]) ? zero : beta * s.complement * slope[1];
     log_rewards(e, V(beta * x[0]), V(beta * x[1]));
     e.metric[4] = log_odds;
     e.metric[5] = -beta * s.log_value;
