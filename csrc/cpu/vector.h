@@ -366,8 +366,8 @@ FASTLOSS_INLINE FASTLOSS_ISA::Floats log1p(FASTLOSS_ISA::Floats x) {
   return log(sum) + ((lost == lost) ? lost : Floats{});  // 0 / 0 at x = -1, inf - inf at inf
 }
 
-// exp(x) - 1 = 2^n (2^f - 1) + (2^n - 1): for n = 0, which is |x| < 0.34, the first product alone, and the polynomial of
-// (2^f - 1) / f (relative error 2.1e-8) keeps its relative accuracy; for other n nothing cancels.
+// exp(x) - 1 = 2^n (2^f - 1) + (2^n - 1): for n = 0, which is |x| < 0.34, the first product alone, and the polynomial
+// of (2^f - 1) / f (relative error 2.1e-8) keeps its relative accuracy; for other n nothing cancels.
 FASTLOSS_INLINE FASTLOSS_ISA::Floats expm1(FASTLOSS_ISA::Floats x) {
   using namespace FASTLOSS_ISA;
   x = (x > 89.0f) ? floats(89.0f) : x;    // inf from here on

@@ -331,13 +331,14 @@ struct OrPo : PointwiseLoss<2, 2, 7> {  // beta, sft_coefficient
     }
     // One division and one logarithm for both sides. A complement is at least 1e-7, so that their product is normal.
     const V reciprocal = A(1) / (complement[0] * complement[1]);
-    const V slope[2] = {complement[1] * reciprocal, complement[0] * reciprocal};
+    V slope[2] = {complement[1] * reciprocal, complement[0] * reciprocal};
     const V log_odds = logp[0] - logp[1] + math::log(V(complement[1] * slope[0]));
+    for (int side = 0; side < 2; ++side) slope[side] = (x[side] > logp[side]) ? zero : slope[side];
     const math::Sigmoid<V> s = math::sigmoids(log_odds);
     Element<V, 2, 7> e;
     e.loss = -beta * s.log_value - sft_coefficient * x[0];
-    e.derivative[0] = ((x[0] > logp[0]) ? zero : -beta * s.complement * slope[0]) - sft_coefficient;
-    e.derivative[1] = (x[1] > logp[1]) ? zero : beta * s.complement * slope[1];
+    e.derivative[0] = -beta * s.complement * slope[0] - sft_coefficient;
+    e.derivative[1] = beta * s.complement * slope[1];
     log_rewards(e, V(beta * x[0]), V(beta * x[1]));
     e.metric[4] = log_odds;
     e.metric[5] = -beta * s.log_value;
