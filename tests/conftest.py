@@ -33,6 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if getattr(config.option, "numprocesses", None):  # this process starts pytest-xdist's workers
         os.environ.setdefault("FASTLOSS_TEST_SEED", str(support.SEED))  # one for all
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core; tests of threads set their number themselves
+    else:  # for the lanes: they need no plugins, pytest-benchmark and hypothesis among them
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    # Some machines set it; a lane would compile its tests, and pytest's plugins, each time that it starts.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_report_header() -> str:

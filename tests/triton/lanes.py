@@ -26,6 +26,7 @@ class Outcome:
 
 def run_lane(lane: str, environment: dict[str, str], *options: str) -> Outcome:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TRITON_", "PYTEST_"))}
+    inherited["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", "--tb=short"]
     done = subprocess.run(
         [*command, *options, f"{lane}.py"], cwd=FOLDER, env=inherited | environment, text=True,
