@@ -25,6 +25,9 @@ CUDA = pathlib.Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
 ARCHITECTURES = ("80", "90", "100")
 # The pointwise and pairs kernels have no code of an architecture's own: one PTX for all takes a third of the time.
 ALL_AT_ONCE = "80-90-100"
+# What test_launch.py links. Of row and scale for the others only ptxas's figures and the PTX are looked at, so nvcc
+# need not compile the host's side once more: 26 s of CPU time became 23 for row, 3.4 became 1.3 for scale.
+LINKED = ("90", ALL_AT_ONCE)
 GENERATED = {ALL_AT_ONCE: ["-gencode", "arch=compute_80,code=[sm_80,sm_90,sm_100]"]}
 
 LANE_FLAGS = {
@@ -133,8 +136,8 @@ def _build(name: str, lane: str) -> pathlib.Path:
         shutil.rmtree(intermediate)
 
     flags = ["-std=c++17", "-O3", *GENERATED.get(lane, [f"-arch=sm_{lane}"]), "-Xptxas", "-v", "-Xcompiler", "-fPIC"]
-    keep = ["--keep", "--keep-dir", str(intermediate)]
-    return make(f"{name}-sm{lane}", [compiler, *flags, "-c", *keep], [source], keep_ptx)
+    output = ["-c" if lane in LINKED else "-cubin", "--keep", "--keep-dir", str(intermediate)]
+    return make(f"{name}-sm{lane}", [compiler, *flags, *output], [source], keep_ptx)
 
 
 def prefetch(name: str, lane: str) -> Future[pathlib.Path]:
