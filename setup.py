@@ -7,6 +7,8 @@
 Environment:
     FASTLOSS_BUILD        auto (default), cpu, cuda (both), none. auto builds what it finds the tools for: a C++
                           compiler; nvcc and a torch with CUDA. The others fail if a tool is missing.
+    FASTLOSS_INSTRUCTION_SETS  of baseline, avx2 and avx512, those that the CPU kernels are compiled for; default: all.
+                          The baseline's kernels stand in for the others: for a test that runs some sets only
     MAX_JOBS              parallel compilers
     TORCH_CUDA_ARCH_LIST  GPU architectures, default "8.0;9.0;10.0+PTX"; no GPU is needed to build for one
     CXX, CUDA_HOME        tools, if they are not on the PATH
@@ -39,6 +41,9 @@ if X86:
     INSTRUCTION_SETS["avx2"] = "-mavx2 -mfma -mf16c"
     # GCC 12 warns of its own AVX-512 intrinsics
     INSTRUCTION_SETS["avx512"] = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -Wno-uninitialized"
+for name in INSTRUCTION_SETS.keys() - os.environ.get("FASTLOSS_INSTRUCTION_SETS", "baseline avx2 avx512").split():
+    CXX_FLAGS += f" -DFASTLOSS_WITHOUT_{name.upper()}"
+    del INSTRUCTION_SETS[name]
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10
 
 
@@ -150,7 +155,7 @@ class BuildBinaries(build_ext):
         import torch
 
         torch_root = Path(torch.__file__).parent
-        custom = "CXXFLAGS" in os.environ or "LDFLAGS" in os.environ  # objects of their own
+        custom = bool({"CXXFLAGS", "LDFLAGS", "FASTLOSS_INSTRUCTION_SETS"} & os.environ.keys())  # objects of their own
         torch_include = f"-isystem {torch_root / 'include'}"
         build = Ninja(ROOT / "build" / f"ninja-{sysconfig.get_config_var('SOABI')}{'-custom' if custom else ''}")
         csrc = ROOT / "csrc"

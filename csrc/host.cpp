@@ -81,10 +81,8 @@ py::tuple evaluate_pointwise(const std::string& name, const std::vector<double>&
 
 std::vector<float> vector_math(const std::string& set, const std::string& name, std::vector<float> values) {
   const MathProbe* probe = set == "baseline" ? baseline::math_probes : nullptr;
-#if defined(__x86_64__)
-  if (set == "avx2") probe = avx2::math_probes;
-  if (set == "avx512") probe = avx512::math_probes;
-#endif
+  if (set == "avx2") probe = FASTLOSS_AVX2::math_probes;
+  if (set == "avx512") probe = FASTLOSS_AVX512::math_probes;
   while (probe && probe->name && name != probe->name) ++probe;
   if (!probe || !probe->name) throw py::key_error("no function " + name + " of " + set);
   const size_t size = values.size();

@@ -33,14 +33,22 @@ inline InstructionSet instruction_set() {
   return best;
 }
 
-// The entry of the process's instruction set in a table that every build of a kernel file defines.
-#if defined(__x86_64__)
-#define FASTLOSS_FOR_THIS_CPU(table)                                                   \
-  (::fastloss::instruction_set() == ::fastloss::InstructionSet::avx512 ? avx512::table \
-   : ::fastloss::instruction_set() == ::fastloss::InstructionSet::avx2 ? avx2::table   \
-                                                                       : baseline::table)
+// A build may leave sets out (setup.py, FASTLOSS_INSTRUCTION_SETS): the baseline's kernels stand in for theirs.
+#if defined(__x86_64__) && !defined(FASTLOSS_WITHOUT_AVX2)
+#define FASTLOSS_AVX2 avx2
 #else
-#define FASTLOSS_FOR_THIS_CPU(table) (baseline::table)
+#define FASTLOSS_AVX2 baseline
 #endif
+#if defined(__x86_64__) && !defined(FASTLOSS_WITHOUT_AVX512)
+#define FASTLOSS_AVX512 avx512
+#else
+#define FASTLOSS_AVX512 baseline
+#endif
+
+// The entry of the process's instruction set in a table that every build of a kernel file defines.
+#define FASTLOSS_FOR_THIS_CPU(table)                                                            \
+  (::fastloss::instruction_set() == ::fastloss::InstructionSet::avx512 ? FASTLOSS_AVX512::table \
+   : ::fastloss::instruction_set() == ::fastloss::InstructionSet::avx2 ? FASTLOSS_AVX2::table   \
+                                                                       : baseline::table)
 
 }  // namespace fastloss
