@@ -202,7 +202,7 @@ def _self_softmax(query: Tensor, scale: Tensor, target: Tensor, upstream: Tensor
     counted = target >= 0
     place = target.clamp(min=0)
     size = query.shape[0]
-    kept = _Kept(query, KEPT_BYTES // 8 if wanted else 0, size, size)  # they cost half as much as those of two ways
+    kept = _Kept(query, KEPT_BYTES // 16 if wanted else 0, size, size)  # they cost half as much as those of two ways
     log_sum, positive = _self_log_sum(query, scale, place, kept)
     losses = (log_sum - positive).where(counted, 0)
     if not wanted:
