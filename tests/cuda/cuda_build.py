@@ -87,13 +87,23 @@ def _version(compiler: str) -> bytes:
     return subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
 
 
+def steps(command: list[str], sources: list[pathlib.Path], output: pathlib.Path) -> list[list[str]]:
+    """`command sources -o output` where that compiles only; else an object a source, so that ccache, if there is one,
+    need not compile those again that have not changed."""
+    if "-c" in command:
+        return [[*command, *map(str, sources), "-o", str(output)]]
+    objects = [output.with_suffix(f".{source.stem}.o") for source in sources]
+    compilations = [[*command, "-c", str(source), "-o", str(out)] for source, out in zip(sources, objects, strict=True)]
+    return [*compilations, [*command, "-x", "none", *map(str, objects), "-o", str(output)]]
+
+
 def make(
     name: str,
     command: list[str],
     sources: list[pathlib.Path],
     finish: Callable[[pathlib.Path], None] = lambda output: None,
 ) -> pathlib.Path:
-    """The output of `command sources -o output`; its messages are beside it in a file with the suffix .log. `finish`
+    """The output of the steps; its messages are beside it in a file with the suffix .log. `finish`
     puts more files beside it, before it is there itself."""
     digest = hashlib.sha256(_headers() + _version(command[0]) + " ".join(command).encode())
     for source in sources:
@@ -107,10 +117,13 @@ def make(
         if output.exists():  # another process has built it meanwhile
             return output
         unfinished = output.with_suffix(".unfinished")
-        result = subprocess.run([*command, *map(str, sources), "-o", str(unfinished)], capture_output=True, text=True)
-        if result.returncode != 0:
-            raise RuntimeError(f"{name} does not build:\n{result.stdout}{result.stderr}"[:8000])
-        output.with_suffix(".log").write_text(result.stdout + result.stderr)
+        messages = ""
+        for step in steps(command, sources, unfinished):
+            result = subprocess.run(step, capture_output=True, text=True)
+            messages += result.stdout + result.stderr
+            if result.returncode != 0:
+                raise RuntimeError(f"{name} does not build:\n{messages}"[:8000])
+        output.with_suffix(".log").write_text(messages)
         finish(output)
         unfinished.rename(output)
     return output
