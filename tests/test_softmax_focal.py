@@ -40,6 +40,18 @@ def test_an_impossible_target_and_classes_taken_out(gamma, backend, device):
     torch.testing.assert_close(grad.cpu(), expected)
 
 
+@backends
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_alpha_0_of_an_impossible_target(gamma, backend, device):
+    """0 * inf, which torch's cross-entropy has too."""
+    x, y = torch.tensor([[-INF, 1.0, 1.0]], device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    options = {"alpha": torch.tensor([0.0, 1.0, 1.0], device=device), "gamma": gamma, "reduction": "sum"}
+    with fastloss.backend(backend):
+        value, grad = value_and_grad(fastloss.softmax_focal_loss, (x, y), options)
+    assert value.isnan()
+    assert (grad == 0).all()
+
+
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
 def test_ignored_and_undefined_rows(backend, device):
     x = torch.tensor([[NAN, 1.0], [NAN, 1.0], [1.0, 2.0]], device=device)

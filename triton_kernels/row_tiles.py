@@ -220,4 +220,4 @@ def index_spread(z, mask, column, index, top):
 def modulated_mass(LOSS: tl.constexpr, constants, index_mass, log_p):
     """(mass in the gradient, minus the loss) of an index target of a modulated loss."""
     loss, slope = row_modulation(LOSS, constants, log_p)
-    return index_mass * slope, tl.where(index_mass == 0.0, 0.0, -index_mass * loss)  # 0 * inf is NaN
+    return index_mass * slope, -index_mass * loss

@@ -57,10 +57,10 @@ FASTLOSS_INLINE A add_index_target(const Loss& loss, A z_y, RowSums<A>& sums) {
   const A from_max = z_y - sums.max;
   if constexpr (Loss::modulated) {
     const A log_p = from_max - sums.log_sum;
-    if (mass != A(0)) sums.linear -= mass * loss.class_loss(log_p);
+    sums.linear -= mass * loss.class_loss(log_p);
     mass *= loss.class_slope(log_p);
   } else {
-    if (mass != A(0)) sums.linear += mass * from_max;  // 0 * inf is NaN
+    sums.linear += mass * from_max;  // a weight of 0 and a logit of -inf: NaN, as in torch
   }
   sums.mass += mass;
   return mass;
