@@ -57,7 +57,7 @@ FUNCTORS = [
         "binary_cross_entropy_with_logits",
         (),
         {},
-        {"input": (*LOGITS, INF), "target": LABELS, "weight": (1.0, 0.5), "pos_weight": (1.0, 2.5)},
+        {"input": (*LOGITS, 1e-9, INF), "target": LABELS, "weight": (1.0, 0.5), "pos_weight": (1.0, 2.5)},
         ("weight", "pos_weight"),
     ),
     *[
