@@ -1,6 +1,7 @@
 """`make mutants`: breaks one thing at a time in the kernels and asks whether the tests notice. Hours; not part of CI.
 
-    python tools/mutants.py [KIND ...] [--sample N [--seed S]] [--minutes M] [--only TEXT] [--list]
+    python tools/mutants.py [KIND ...] [--sample N [--seed S]] [--minutes M] [--only TEXT] [--skip LANE ...]
+                            [--list]
 
 A mutant deletes a barrier or a statement, bends a bound, drops a mask or flips a sign. It is killed if a lane of the
 tests fails, the quickest lane first. A survivor is to be read: either a test is missing, or the mutant is equivalent,
@@ -17,10 +18,10 @@ import argparse
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,267 +29,19 @@ import time
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy  # noqa: F401 (for the lanes, which fork)
+import pytest
+import torch  # noqa: F401 (as numpy)
+from mutant_kinds import DECLARATIONS, EQUIVALENT, KINDS, Kind, Lane
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "mutants"
-QUICK_LAWS = "(kernels_agree and not bfloat16 and not float16) or bits or special or ignored or inplace or range"
-QUICK_POINTWISE_LAWS = "kernels_agree or masks or terms or layouts or broadcasting or bits"
 NOT_BUILT = "does not build"
-POINTWISE_ORACLES = ("test_pointwise_oracles_supervised.py", "test_pointwise_oracles_policies.py")
-PYTEST = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=line")
-
-
-@dataclass(frozen=True)
-class Lane:
-    """A command that fails where it notices a mutant."""
-
-    name: str
-    command: tuple[str, ...]
-    # Below the copy of the tree. Never its root: `python -m` puts the working folder first on the path, and the root
-    # has a `fastloss` without binaries.
-    folder: str = "tests"
-    environment: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Files, what to do to them (regular expression, replacement), and the lanes that should notice, in their order."""
-
-    files: tuple[str, ...]
-    edits: tuple[tuple[str, str], ...]
-    lanes: tuple[Lane, ...]
-
-
-def build(binaries: str, *flags: tuple[str, str]) -> Lane:
-    """The package in build/lib, where every test imports it from."""
-    command = (sys.executable, "setup.py", "-q", "build", "--build-lib", "build/lib")
-    return Lane("build", command, ".", (("FASTLOSS_BUILD", binaries), *flags))
-
-
-def only_host() -> Lane:
-    """The functors by themselves, a fraction of the build that went before."""
-    ninja = f'{sys.executable} -m ninja --quiet -C build/ninja-*-custom "$PWD"/build/lib/fastloss/_host.*.so'
-    return Lane("build", ("sh", "-c", ninja), ".")
-
-
-def interpreted(name: str, file: str, *options: str) -> Lane:
-    return Lane(name, (*PYTEST, f"{file}.py", *options), "tests/triton", (("TRITON_INTERPRET", "1"),))
-
-
-# Where a general edit would not change what runs.
-DECLARATIONS = r"static_assert|^\s*#|template <"
-# Bounds, signs, extremes, masks; the branches of a condition in each other's place.
-CXX_ARITHMETIC = (
-    (r" < ", " <= "),
-    (r" > ", " >= "),
-    (r" <= ", " < "),
-    (r" >= ", " > "),
-    (r" == ", " != "),
-    (r" - ", " + "),
-    (r" \+ ", " - "),
-    (r" \+= ", " -= "),
-    (r"= -(?=[\w(])", "= "),
-    (r"math::maximum", "math::minimum"),
-    (r"math::minimum", "math::maximum"),
-    (r" \? ([^:?;,]+) : ([^:?;,]+);", r" ? \2 : \1;"),
-    (r" & ", " | "),
-)
-
-KINDS = {
-    "cpu": Kind(
-        ("csrc/losses/row.h", "csrc/cpu/row.cpp", "csrc/cpu/vectors.h", "csrc/cpu/row_operators.cpp"),
-        (
-            (r"i < size\)", "i + 1 < size)"),
-            (r"C - start < kChunk", "C - start + 1 < kChunk"),
-            (r"chunk_max > max", "chunk_max < max"),
-            (r"most = \(logit > most\) \? logit : most", "most = logit"),
-            (r"sum \*= double\(S::exp\(shift - max\)\);", ""),
-            (r"linear \+= mass \* \(double\(shift\) - double\(max\)\);", ""),
-            (r"(sum|mass|linear) \+= S::sum\(chunk_\1\);", r"\1 = S::sum(chunk_\1);"),
-            (r"if \(ignored\(r(ow)?\)\)", "if (false)"),
-            (r"== -infinity \?", "== infinity ?"),
-            (r"S::first\(count, (from_max|f\.logit)", r"S::first(S::lanes, \1"),
-            (r"(subtract_target<Dense>\([^;]*\));", ";"),
-            (r"if \(contiguous_gradient\) memset[^;]*;", ""),
-            (r" - sums\.max\)", " + sums.max)"),
-            (r"p\.inverse_denominator \?", "false ?"),
-            (r"p\.row_factor \? factor \* [^:]*:", "false ? factor :"),
-            (r"y\[row\] < 0 \|\| ", ""),
-            (r"y\[row\] >= classes", "y[row] > classes"),
-            (r"\+\+counted;", ""),
-            (r"sum / denominator : sum", "sum : sum"),
-            (r"s\.mass \* s\.log_sum - s\.linear", "s.mass * s.log_sum + s.linear"),
-            (r"s\.mass \+ A\(2\) \* regularizer", "s.mass + regularizer"),
-            (r"one - capped \* capped", "one + capped * capped"),
-            (r"weight \* \(keep \* target \+ uniform\)", "weight * (keep * target - uniform)"),
-            (r"return keep \* weight;", "return weight;"),
-            (r"g\.live\[k\] \? d : V\{\}", "d"),
-            (r"z > g\.max\[k\]", "z < g.max[k]"),
-            (r"left < 0 \? 0 : ", ""),
-            (r"if \(g\.count\[k\]\) ", ""),
-            (r"if \(mass != A\(0\)\) ", ""),
-            (r"A\(1\) - gamma \* pull", "A(1) + gamma * pull"),
-            (r"miss > A\(0\)", "miss >= A(0)"),
-        ),
-        (
-            build("cpu", ("CXXFLAGS", "-O0")),
-            Lane("laws", (*PYTEST, "test_laws.py", "test_cross_entropy.py", "-k", QUICK_LAWS)),
-            Lane("all", (*PYTEST, "test_laws.py", "test_cross_entropy.py", "test_properties.py", "test_native.py")),
-            Lane("sanitizers", (*PYTEST, "test_sanitizers.py")),
-        ),
-    ),
-    "cuda": Kind(
-        (
-            "csrc/cuda/row_math.cuh",
-            "csrc/cuda/row_contiguous.cuh",
-            "csrc/cuda/row_team.cuh",
-            "csrc/cuda/row_strided.cuh",
-            "csrc/cuda/reduce.cuh",
-            "csrc/cuda/row.cu",
-            "csrc/cuda/scale.cu",
-        ),
-        (
-            (r"__sync(threads|warp)\([^)]*\);", ""),
-            (r"cluster_\.(arrive|wait)\(\);", ""),
-            (r"if \((lane == 0|thread == 0|team\.reports\(\)|exists && reports)\) ", ""),
-            (r" < ", " <= "),
-            (r" >= ", " > "),
-            (r" == ignore", " != ignore"),
-            (r" \+= ", " -= "),
-            (r" - ", " + "),
-        ),
-        (
-            build("none"),
-            Lane("paths", (*PYTEST, "cuda/test_races.py")),
-            Lane("values", (*PYTEST, "cuda/test_rows.py")),
-            Lane("sanitizers", (*PYTEST, "cuda/test_lanes.py", "-k", "rows"), environment=(("PYTEST_ADDOPTS", "-x"),)),
-        ),
-    ),
-    "triton": Kind(
-        (
-            "triton_kernels/row_losses.py",
-            "triton_kernels/row_tiles.py",
-            "triton_kernels/row_kernels.py",
-            "triton_kernels/common.py",
-        ),
-        (
-            (r"tl\.debug_barrier\(\)", "pass"),
-            (r", mask=[\w &<>=]+(\[[^\]]*\])?(, other=(float\([^)]*\)|[\w.]+))?", ""),
-            (r" & (mask|inside|counted|exists)(\[[^\]]*\])?", ""),
-            (r"tl\.where\((\w+(\[[^\]]*\])?), ", r"tl.where(\1 == \1, "),
-            (r" < ", " <= "),
-            (r" >= 0", " > 0"),
-            (r" <= length", " < length"),
-            (r" \+= ", " -= "),
-            (r" - ", " + "),
-        ),
-        (
-            build("none"),
-            interpreted("a few values", "lane_interpreter", "-k", "test_values and float32"),
-            interpreted("interpreter", "lane_interpreter"),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and row and sm_90")),
-        ),
-    ),
-    "functors": Kind(
-        tuple(
-            f"csrc/losses/{name}.h"
-            for name in ("binary", "functions", "likelihood", "policy", "preference", "regression")
-        ),
-        CXX_ARITHMETIC,
-        (
-            only_host(),
-            Lane("functors", (*PYTEST, "test_pointwise_functors_supervised.py", "test_pointwise_functors_policies.py")),
-            build("cpu", ("CXXFLAGS", "-O0")),
-            Lane("laws", (*PYTEST, "test_pointwise.py", "-k", QUICK_POINTWISE_LAWS)),
-            Lane("oracles", (*PYTEST, *POINTWISE_ORACLES)),
-        ),
-    ),
-    "cpu-pointwise": Kind(
-        ("csrc/cpu/pointwise.cpp", "csrc/cpu/tiles.h", "csrc/iteration.h", "csrc/cpu/pointwise_operators.cpp"),
-        CXX_ARITHMETIC,
-        (
-            build("cpu", ("CXXFLAGS", "-O0")),
-            Lane("laws", (*PYTEST, "test_pointwise.py", "-k", QUICK_POINTWISE_LAWS)),
-            Lane(
-                "all",
-                (
-                    *PYTEST,
-                    "test_pointwise.py",
-                    "test_pointwise_oracles_supervised.py",
-                    "test_pointwise_oracles_policies.py",
-                ),
-            ),
-            Lane("drop-ins", (*PYTEST, "test_pointwise_drop_ins.py")),
-        ),
-    ),
-    "cuda-pointwise": Kind(
-        (
-            "csrc/cuda/pointwise_kernel.cuh",
-            "csrc/cuda/pointwise_access.cuh",
-            "csrc/cuda/pointwise_launch.cuh",
-            "csrc/cuda/pointwise.cu",
-        ),
-        ((r"__syncthreads\(\);", ""), (r"if \(lane == 0\) ", ""), *CXX_ARITHMETIC),
-        (
-            build("none"),
-            Lane("some losses", (*PYTEST, "cuda/test_pointwise.py"), environment=(("FASTLOSS_EMULATOR_LANE", "some"),)),
-            Lane("all losses", (*PYTEST, "cuda/test_pointwise.py")),
-            Lane("sanitizers", (*PYTEST, "cuda/test_lanes.py", "-k", "pointwise")),
-        ),
-    ),
-    "triton-pointwise": Kind(
-        (
-            "triton_kernels/pointwise_kernels.py",
-            "triton_kernels/pointwise.py",
-            "triton_kernels/pointwise_binary.py",
-            "triton_kernels/pointwise_likelihood.py",
-            "triton_kernels/pointwise_policy.py",
-            "triton_kernels/pointwise_preference.py",
-            "triton_kernels/pointwise_regression.py",
-        ),
-        (
-            (r", mask=[\w &<>=]+(, other=[\w.]+)?", ""),
-            (r" & (mask|inside|counted|weighed|column_mask)", ""),
-            (r"tl\.where\((\w+), ", r"tl.where(\1 == \1, "),
-            (r" < ", " <= "),
-            (r" <= ", " < "),
-            (r" > ", " >= "),
-            (r" >= ", " > "),
-            (r" == ", " != "),
-            (r" - ", " + "),
-            (r" \+ ", " - "),
-            (r" \+= ", " -= "),
-            (r"= -(?=[\w(])", "= "),
-            (r"\(-(?=\w)", "("),
-            (r"(?<!tl\.)maximum\(", "minimum("),
-        ),
-        (
-            build("none"),
-            interpreted("skeleton", "lane_pointwise"),
-            interpreted("losses", "lane_pointwise_losses"),
-            interpreted("laws", "../test_pointwise", "-k", "triton and (test_terms or broadcasting)"),
-            Lane(
-                "compilers", (*PYTEST, "triton/test_lanes.py", "-k", "(compiled and pointwise and sm_90) or compiles")
-            ),
-        ),
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Equivalent:
-    """A mutant that cannot be told from the original: the line as the edit leaves it. Without its number, which any
-    change above would move."""
-
-    file: str
-    line: str
-    reason: str
-
-
-EQUIVALENT: tuple[Equivalent, ...] = ()
+FORK = multiprocessing.get_context("fork")
 
 
 @dataclass(frozen=True)
@@ -348,26 +101,82 @@ def mutants(kind: Kind, root: Path) -> Iterator[Mutant]:
                 yield Mutant(name, source.count("\n", 0, start) + 1, before, after, mutated)
 
 
-def copy_tree(tree: Path) -> str:
-    """The digest of what it has copied."""
-    files = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True).splitlines()
-    digest = hashlib.sha256()
-    for name in files:
-        digest.update(name.encode() + (ROOT / name).read_bytes())
-        (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, tree / name)  # dated now, so that ninja rebuilds what an interrupted run left mutated
-    # Without optimisation the emulated kernels are built in 6 s, and not in 14. "some": pointwise losses of some
-    # families only, as in the sanitizers' builds.
-    builds = tree / "tests/cuda/cuda_build.py"
-    text = builds.read_text()
-    for slow, quick in (
+# Edits of the copy: no optimisation, and of the instruction sets one, which halves to quarters the time of a build;
+# "some": pointwise losses of some families only, as in the sanitizers' builds.
+CHEAPER = {
+    "tests/cuda/cuda_build.py": (
         ('"plain": ["-O2"]', '"plain": ["-O0"], "some": ["-O0"]'),
+        ('"asan": ["-O1"', '"asan": ["-O0"'),
+        ('"tsan": ["-O1"', '"tsan": ["-O0"'),
         ('flags = ["-O1"]', 'flags = ["-O0"]'),
-    ):
-        assert text.count(slow) == 1
-        text = text.replace(slow, quick)
-    builds.write_text(text)
-    return digest.hexdigest()
+    ),
+    "setup.py": (
+        ('"-O3 -std=c++17 -fPIC -fvis', '"-O0 -std=c++17 -fPIC -fvis'),
+        (
+            'objects += self.per_instruction_set(build, csrc / "cpu" / f"{skeleton}.cpp")',
+            'objects += [build.object(csrc / "cpu" / f"{skeleton}.cpp", CXX_FLAGS)]',
+        ),
+    ),
+    "csrc/cpu/features.h": ((
+        """                                                   \\
+  (::fastloss::instruction_set() == ::fastloss::InstructionSet::avx512 ? avx512::table \\
+   : ::fastloss::instruction_set() == ::fastloss::InstructionSet::avx2 ? avx2::table   \\
+                                                                       : baseline::table)
+""",
+        " (baseline::table)\n",
+    ),),
+}  # fmt: skip
+
+
+def copy_tree(tree: Path) -> tuple[str, str]:
+    """The digests of what it has copied: of the package and its kernels, and of the tests."""
+    files = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True).splitlines()
+    package, tests = hashlib.sha256(), hashlib.sha256()
+    for name in files:
+        content = (ROOT / name).read_bytes()
+        for folder, digest in (
+            ("csrc/", package),
+            ("triton_kernels/", package),
+            ("fastloss/", package),
+            ("tests/", tests),
+        ):
+            if name.startswith(folder):
+                digest.update(name.encode() + content)
+        for costly, cheap in CHEAPER.get(name, ()):
+            assert content.count(costly.encode()) == 1, (name, costly)
+            content = content.replace(costly.encode(), cheap.encode())
+        copy = tree / name
+        if not copy.exists() or copy.read_bytes() != content:  # what an interrupted run left mutated, too
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(content)
+    return package.hexdigest(), tests.hexdigest()
+
+
+def begin(folder: Path, output: Path) -> None:
+    """In the child: a group of its own, and a file for what it says."""
+    os.setsid()
+    with output.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(folder)
+
+
+def executed(command: tuple[str, ...], folder: Path, environment: dict[str, str], output: Path) -> None:
+    begin(folder, output)
+    os.execvpe(command[0], command, environment)
+
+
+def forked(command: tuple[str, ...], folder: Path, environment: dict[str, str], output: Path) -> None:
+    """`python -m pytest` without the 2 s in which it would import torch."""
+    begin(folder, output)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[0:1] = [str(folder), environment["PYTHONPATH"]]
+    sys.dont_write_bytecode = True
+    sys.argv = list(command)
+    code = int(pytest.main(list(command[1:])))
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def run(lane: Lane, tree: Path, timeout: float) -> str | None:
@@ -379,38 +188,41 @@ def run(lane: Lane, tree: Path, timeout: float) -> str | None:
         "FASTLOSS_TEST_SEED": "1",
         **dict(lane.environment),
     }
-    process = subprocess.Popen(
-        lane.command, cwd=tree / lane.folder, env=environment, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
+    log, folder = tree / "lane.log", tree / lane.folder
+    start = forked if lane.command[0] == "pytest" else executed
+    process = FORK.Process(target=start, args=(lane.command, folder, environment, log))
+    process.start()
+    process.join(timeout)
+    if process.is_alive():
         os.killpg(process.pid, signal.SIGKILL)  # a lane may have started processes of its own
-        process.communicate()
+        process.join()
         return "timeout"
-    if process.returncode == 0:
+    if process.exitcode == 0:
         return None
+    output = log.read_text(errors="replace")
     if " does not build:" in output:  # cuda_build.py
         return NOT_BUILT
-    failed = re.findall(r"^FAILED (\S+)", output, re.M)
-    return failed[0] if failed else f"exit code {process.returncode}"
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.M)
+    return failed[0] if failed else f"exit code {process.exitcode}"
 
 
 class Journal:
-    """What a run has found out, kept for the next one over the same files."""
+    """What a run has found out, kept for the next one over the same package: of other tests than then, the kills."""
 
-    def __init__(self, name: str, digest: str) -> None:
+    def __init__(self, name: str, package: str, tests: str) -> None:
         self.path = BUILD / f"{name}.json"
         known = json.loads(self.path.read_text()) if self.path.exists() else {}
-        same = known.get("digest") == digest
-        self.digest = digest
-        self.seconds: dict[str, float] = known["seconds"] if same else {}  # of a lane without a mutant
-        self.outcomes: dict[str, tuple[str, str]] = known["outcomes"] if same else {}
+        same, same_tests = known.get("package") == package, known.get("tests") == tests
+        self.digests = {"package": package, "tests": tests}
+        self.seconds: dict[str, float] = known["seconds"] if same and same_tests else {}  # of a lane without a mutant
+        self.outcomes: dict[str, tuple[str, str]] = {
+            mutant: outcome
+            for mutant, outcome in (known["outcomes"] if same else {}).items()
+            if same_tests or outcome[0] in ("killed", "not compiled")
+        }
 
     def save(self) -> None:
-        content = {"digest": self.digest, "seconds": self.seconds, "outcomes": self.outcomes}
-        self.path.write_text(json.dumps(content, indent=1))
+        self.path.write_text(json.dumps(self.digests | {"seconds": self.seconds, "outcomes": self.outcomes}, indent=1))
 
 
 class Unmutated:
@@ -419,12 +231,16 @@ class Unmutated:
 
     def __init__(self, name: str, kind: Kind, tree: Path, journal: Journal) -> None:
         self.name, self.kind, self.tree, self.journal = name, kind, tree, journal
-        for lane in reversed(kind.lanes):  # the whole build is the later one
-            if lane.name == "build":
+        package = (sys.executable, "setup.py", "-q", "build", "--build-lib", "build/lib")
+        self.run(Lane("build", package, ".", (("FASTLOSS_BUILD", kind.binaries),)))
+        modules = "fastloss.dispatch, fastloss.triton_kernels" if "triton" in name else "fastloss.dispatch"
+        where = f"import sys, {modules}; assert fastloss.__file__.startswith({str(tree)!r})"
+        if kind.binaries == "cpu":
+            where += "; sys.exit(fastloss.dispatch.unavailable('cpu', 'cpu'))"
+        assert run(Lane("import", (sys.executable, "-c", where)), tree, 120) is None, "the tests import another tree"
+        for lane in kind.lanes:
+            if lane.name == "build" or lane is next(first for first in kind.lanes if first.name != "build"):
                 self.run(lane)
-        modules = "fastloss, fastloss.triton_kernels" if "triton" in name else "fastloss"
-        where = f"import sys, {modules}; sys.exit(not fastloss.__file__.startswith({str(tree)!r}))"
-        assert run(Lane("import", (sys.executable, "-c", where)), tree, 60) is None, "the tests import another tree"
 
     def run(self, lane: Lane) -> None:
         start = time.time()
@@ -432,21 +248,21 @@ class Unmutated:
         seconds = time.time() - start
         print(f"{self.name}, without a mutant: {lane.name} {failure or 'passes'}, {seconds:.0f} s", flush=True)
         if failure:
-            sys.exit(1)
+            sys.exit(f"see {self.tree}/lane.log")
         if lane.name != "build":
             self.journal.seconds[lane.name] = seconds
+            self.journal.save()
 
     def timeout(self, lane: Lane) -> float:
         return 600 if lane.name == "build" else 60 + 3 * self.journal.seconds[lane.name]
 
 
 def verdict(mutant: Mutant, kind: Kind, tree: Path, unmutated: Unmutated) -> tuple[str, str]:
-    """("killed", "equivalent", "not compiled" or "survived", by which lane's test or why)"""
-    if mutant.equivalent:
-        return "equivalent", mutant.equivalent
+    """("killed", "not compiled" or "survived", by which lane's test or why)"""
     target = tree / mutant.file
     original = target.read_text()
     builds = [lane for lane in kind.lanes if lane.name == "build"]
+    target.write_text(mutant.source)
     try:
         for lane in kind.lanes:
             if lane not in builds and lane.name not in unmutated.journal.seconds:
@@ -457,7 +273,6 @@ def verdict(mutant: Mutant, kind: Kind, tree: Path, unmutated: Unmutated) -> tup
                 target.write_text(mutant.source)
                 for build in builds:
                     run(build, tree, 1800)
-            target.write_text(mutant.source)
             noticed = run(lane, tree, unmutated.timeout(lane))
             if noticed == NOT_BUILT or (noticed and lane in builds):
                 return "not compiled", ""
@@ -501,22 +316,26 @@ def main() -> int:
     parser.add_argument("--sample", type=int, metavar="N", help="N of each kind, spread over its files")
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
     parser.add_argument("--minutes", type=float, metavar="M", help="no new mutant of a kind after this time")
+    parser.add_argument("--skip", nargs="*", default=[], metavar="LANE", help="lanes to leave out: a first look")
     parser.add_argument("--list", action="store_true", help="list them, run nothing")
     arguments = parser.parse_args()
     survived = 0
     for name in arguments.kinds or KINDS:
         kind, tree = KINDS[name], BUILD / name
+        kind = replace(kind, lanes=tuple(lane for lane in kind.lanes if lane.name not in arguments.skip))
         every = list(mutants(kind, ROOT))
         chosen = [mutant for mutant in every if arguments.only in str(mutant)]
         chosen = sampled(chosen, arguments.sample, arguments.seed) if arguments.sample else chosen
         if arguments.list:
             print(*chosen, sep="\n")
             continue
-        journal = Journal(name, copy_tree(tree))
+        journal = Journal(name, *copy_tree(tree))
         unmutated: Unmutated | None = None
         rows: list[tuple[Mutant, str, str]] = []
         begun = time.time()
         for mutant in chosen:
+            if mutant.equivalent:
+                journal.outcomes[str(mutant)] = ("equivalent", mutant.equivalent)
             if str(mutant) not in journal.outcomes:
                 start = time.time()
                 if arguments.minutes and start - begun > 60 * arguments.minutes:
