@@ -41,6 +41,7 @@ from mutant_kinds import DECLARATIONS, EQUIVALENT, KINDS, Kind, Lane
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "mutants"
 NOT_BUILT = "does not build"
+EXTREME = r"([^=?:;(]+?) [<>]=? ([^?:;]+?)\)? \? (?:\1 : \2|\2 : \1)[;,)]"
 FORK = multiprocessing.get_context("fork")
 
 
@@ -58,6 +59,9 @@ class Mutant:
     @property
     def equivalent(self) -> str | None:
         """The reason why it is."""
+        bounds = [re.sub(r"([<>])=", r"\1", line) for line in (self.before, self.after)]
+        if bounds[0] == bounds[1] and re.search(EXTREME, self.after):
+            return "the lesser or greater of two, which are the same at a tie"
         for known in EQUIVALENT:
             if (known.file, known.line) == (self.file, self.after):
                 return known.reason
