@@ -124,7 +124,7 @@ CXX_ARITHMETIC = (
     (r"= -(?=[\w(])", "= "),
     (r"math::maximum", "math::minimum"),
     (r"math::minimum", "math::maximum"),
-    (r" \? ([^:?;,]+) : ([^:?;,]+);", r" ? \2 : \1;"),
+    (r" \? ([^:?;,\n]+) : ([^:?;,\n]+);", r" ? \2 : \1;"),
     (r" & ", " | "),
 )
 

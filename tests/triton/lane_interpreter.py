@@ -154,6 +154,11 @@ def test_focal(shape, gamma):
     check_everything(*make(shape, torch.float32, False, gamma != 1.0, seed=4), Options(gamma=gamma))
 
 
+def test_focal_of_one_class():
+    """The program has four positions, of which the last one would be read behind the logits."""
+    check_everything(*make((1, 1, 3), torch.float32, False, False, seed=4), Options(gamma=2.0))
+
+
 # ---------------------------------------------------------------------------------------------------------- layouts
 
 
