@@ -262,7 +262,7 @@ class Unmutated:
 
 
 def verdict(mutant: Mutant, kind: Kind, tree: Path, unmutated: Unmutated) -> tuple[str, str]:
-    """("killed", "not compiled" or "survived", by which lane's test or why)"""
+    """("killed", "not compiled", "timeout" or "survived", by which lane's test or why)"""
     target = tree / mutant.file
     original = target.read_text()
     builds = [lane for lane in kind.lanes if lane.name == "build"]
@@ -280,6 +280,8 @@ def verdict(mutant: Mutant, kind: Kind, tree: Path, unmutated: Unmutated) -> tup
             noticed = run(lane, tree, unmutated.timeout(lane))
             if noticed == NOT_BUILT or (noticed and lane in builds):
                 return "not compiled", ""
+            if noticed == "timeout":  # a kill if the mutant can hang, which is to be read
+                return "timeout", lane.name
             if noticed:
                 return "killed", f"{lane.name}: {noticed}"
         return "survived", ""
@@ -301,13 +303,13 @@ def report(name: str, of: int, rows: list[tuple[Mutant, str, str]]) -> str:
     outcomes = Counter(outcome for _, outcome, _ in rows)
     by_lane = Counter(detail.split(":")[0] for _, outcome, detail in rows if outcome == "killed")
     lanes = ", ".join(f"{lane} {count}" for lane, count in by_lane.items())
-    counts = " | ".join(str(outcomes[outcome]) for outcome in ("not compiled", "equivalent", "survived"))
+    counts = " | ".join(str(outcomes[outcome]) for outcome in ("timeout", "not compiled", "equivalent", "survived"))
     lines = [
-        "| kind | mutants | run | killed | by lane | do not compile | equivalent | survived |",
-        "|---|---|---|---|---|---|---|---|",
+        "| kind | mutants | run | killed | by lane | timeout | do not compile | equivalent | survived |",
+        "|---|---|---|---|---|---|---|---|---|",
         f"| {name} | {of} | {len(rows)} | {outcomes['killed']} | {lanes} | {counts} |",
     ]
-    for heading in ("survived", "equivalent", "not compiled", "killed"):
+    for heading in ("survived", "timeout", "equivalent", "not compiled", "killed"):
         lines += ["", f"## {heading}", ""]
         lines += [f"- `{mutant}` {detail}" for mutant, outcome, detail in rows if outcome == heading]
     return "\n".join(lines) + "\n"
@@ -326,7 +328,9 @@ def main() -> int:
     survived = 0
     for name in arguments.kinds or KINDS:
         kind, tree = KINDS[name], BUILD / name
-        kind = replace(kind, lanes=tuple(lane for lane in kind.lanes if lane.name not in arguments.skip))
+        skipped = [lane.name for lane in kind.lanes if lane.name in arguments.skip]
+        kind = replace(kind, lanes=tuple(lane for lane in kind.lanes if lane.name not in skipped))
+        without = f"without {', '.join(skipped)}" if skipped else ""
         every = list(mutants(kind, ROOT))
         chosen = [mutant for mutant in every if arguments.only in str(mutant)]
         chosen = sampled(chosen, arguments.sample, arguments.seed) if arguments.sample else chosen
@@ -335,24 +339,24 @@ def main() -> int:
             continue
         journal = Journal(name, *copy_tree(tree))
         unmutated: Unmutated | None = None
-        rows: list[tuple[Mutant, str, str]] = []
         begun = time.time()
         for mutant in chosen:
+            known = journal.outcomes.get(str(mutant))
             if mutant.equivalent:
                 journal.outcomes[str(mutant)] = ("equivalent", mutant.equivalent)
-            if str(mutant) not in journal.outcomes:
+            elif known is None or (known[0] == "survived" and known[1] not in ("", without)):
                 start = time.time()
                 if arguments.minutes and start - begun > 60 * arguments.minutes:
                     continue
                 unmutated = unmutated or Unmutated(name, kind, tree, journal)
                 outcome, detail = verdict(mutant, kind, tree, unmutated)
                 print(f"{mutant}\n    {outcome} {detail}, {time.time() - start:.0f} s", flush=True)
-                journal.outcomes[str(mutant)] = (outcome, detail)
-                journal.save()
-            rows.append((mutant, *journal.outcomes[str(mutant)]))
-            survived += rows[-1][1] == "survived"
-            (BUILD / f"{name}.md").write_text(report(name, len(every), rows))
+                journal.outcomes[str(mutant)] = (outcome, without if outcome == "survived" else detail)
+            journal.save()
+        rows = [(mutant, *journal.outcomes[str(mutant)]) for mutant in every if str(mutant) in journal.outcomes]
+        (BUILD / f"{name}.md").write_text(report(name, len(every), rows))
         print(report(name, len(every), rows).split("\n\n")[0], flush=True)
+        survived += sum(outcome == "survived" for _, outcome, _ in rows)
     return survived > 0
 
 
