@@ -6,6 +6,7 @@ The gates: no spills, shared memory within the chip's limit, at least 8 warps on
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,3 +52,12 @@ def test_similarities(operation, width, tf32, monkeypatch):
         assert kernel.spills == 0
         assert kernel.shared <= CHIP.shared_limit
         assert kernel.warps_on_chip >= (8 if NVIDIA else 1)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "dtype", "kind"), [(True, F32, "tf32"), (True, torch.float64, "ieee"), (False, F32, "ieee")]
+)
+def test_precision_is_that_of_torchs_products(allowed, dtype, kind, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=allowed))
+    assert pairwise.precision(vectors(2, 2, dtype)) == kind
