@@ -370,6 +370,11 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "for (int64_t start = 0; start <= targets; start += kChunk) {",
         "one chunk more, without a target",
     ),
+    Equivalent(
+        "csrc/cpu/pointwise.cpp",
+        "for (int k = 0; k <= F::operands; ++k) {",
+        "no loss has all kMaxOperands operands, and those it has not are null",
+    ),
     Equivalent("triton_kernels/row_kernels.py", "if whole <= packets:", "one tile more, all of it masked off"),
     Equivalent(
         "triton_kernels/pairs.py",
