@@ -375,6 +375,11 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "for (int k = 0; k <= F::operands; ++k) {",
         "no loss has all kMaxOperands operands, and those it has not are null",
     ),
+    Equivalent(
+        "csrc/cuda/pointwise_kernel.cuh",
+        "return slot <= kFirstMetricSlot ? int(kTermMetric) : metric_kind<Functor>(slot - kFirstMetricSlot);",
+        "the first metric of every loss is a sum",
+    ),
     Equivalent("triton_kernels/row_kernels.py", "if whole <= packets:", "one tile more, all of it masked off"),
     Equivalent(
         "triton_kernels/pairs.py",
