@@ -278,6 +278,14 @@ def test_a_weight_that_does_not_mask():
     check(call)
 
 
+def test_extremes_are_of_what_has_a_weight():
+    """Without a mask too. The greatest of all elements is in one half or in the other, and so is the least."""
+    operands = [normal(500, seed=seed) for seed in range(3)]
+    half = (torch.arange(500) % 2).double()
+    for weight in (half, 1 - half):
+        check(Call(operands, **EVERYTHING, weight=weight))
+
+
 @pytest.mark.parametrize("scale", [(), (23, 1), (131,), (23, 131)], ids=str)
 def test_scales(scale):
     operands = [normal(23, 131, dtype=BF16), normal(23, 131, seed=1)]
