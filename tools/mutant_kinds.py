@@ -381,6 +381,12 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "the first metric of every loss is a sum",
     ),
     Equivalent("triton_kernels/row_kernels.py", "if whole <= packets:", "one tile more, all of it masked off"),
+    *[
+        Equivalent(
+            "triton_kernels/pointwise_kernels.py", f"return tl.{extreme}(x, axis=LAST) - poison", "poison is 0 or NaN"
+        )
+        for extreme in ("min", "max")
+    ],
     Equivalent(
         "triton_kernels/pairs.py",
         "x += (read(operands[k], row, row_strides[2 + k], i, steps[2 - k], exists, A)[:, None],)",
