@@ -22,6 +22,7 @@ POINTWISE_VALUES = "kernels_agree or masks or terms or layouts or broadcasting"
 POINTWISE_ORACLES = ("test_pointwise_oracles_supervised.py", "test_pointwise_oracles_policies.py")
 PAIRS_LAWS = "agree or sizes or special or mixed or not_there or layouts or bits"
 # As in tests/triton/test_lanes.py.
+POINTWISE_INTERPRETED = "triton and (test_terms or broadcasting)"
 PAIRS_INTERPRETED = (
     "triton and ((agree and (two or shared)) or special or mixed or (sizes and not 1025 and not 1030 and not 70-2) or "
     "(two and (not_there or layouts)))"
@@ -291,21 +292,28 @@ KINDS = {
         (
             "triton_kernels/pointwise_kernels.py",
             "triton_kernels/pointwise.py",
-            "triton_kernels/pointwise_binary.py",
-            "triton_kernels/pointwise_likelihood.py",
-            "triton_kernels/pointwise_policy.py",
-            "triton_kernels/pointwise_preference.py",
-            "triton_kernels/pointwise_regression.py",
         ),
         TRITON_ARITHMETIC,
         (
             copied(),
             interpreted("skeleton", "lane_pointwise"),
             interpreted("losses", "lane_pointwise_losses"),
-            interpreted("laws", "../test_pointwise", "-k", "triton and (test_terms or broadcasting)"),
-            Lane(
-                "compilers", (*PYTEST, "triton/test_lanes.py", "-k", "(compiled and pointwise and sm_90) or compiles")
-            ),
+            interpreted("laws", "../test_pointwise", "-k", POINTWISE_INTERPRETED),
+            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pointwise and sm_90")),
+        ),
+        "cpu",
+    ),
+    "triton-losses": Kind(
+        tuple(
+            f"triton_kernels/pointwise_{family}.py"
+            for family in ("binary", "likelihood", "policy", "preference", "regression")
+        ),
+        TRITON_ARITHMETIC,
+        (
+            copied(),
+            interpreted("losses", "lane_pointwise_losses"),
+            interpreted("laws", "../test_pointwise", "-k", POINTWISE_INTERPRETED),
+            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "every_loss_compiles")),
         ),
         "cpu",
     ),
