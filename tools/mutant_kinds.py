@@ -28,7 +28,8 @@ PAIRS_INTERPRETED = (
     "(two and (not_there or layouts)))"
 )
 PAIRWISE_INTERPRETED = (
-    "triton and kernels_agree and (labels or queue or supcon_loss-triton or siglip or clip_loss-triton)"
+    "triton and kernels_agree and (labels or queue or supcon_loss-triton or siglip or clip_loss-triton or "
+    "(decoupled and not target and not supcon))"
 )
 NO_TRANSFORMS = "not compile and not transforms and not opcheck and not gradcheck"  # seconds each, and no kernel's own
 OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "--tb=line", "-W", "ignore")

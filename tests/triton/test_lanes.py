@@ -26,7 +26,10 @@ PAIRS_LAWS = (
     "(two and (not_there or layouts)))"
 )
 # One case of each path of the launchers; the whole table takes minutes.
-PAIRWISE_PATHS = "triton and kernels_agree and (labels or queue or supcon_loss-triton or siglip or clip_loss-triton)"
+PAIRWISE_PATHS = (
+    "triton and kernels_agree and (labels or queue or supcon_loss-triton or siglip or clip_loss-triton or "
+    "(decoupled and not target and not supcon))"
+)
 # file, options of pytest, about so many seconds
 INTERPRETED = {
     "laws of the pointwise losses": ("../test_pointwise", ("-k", POINTWISE_LAWS, "-W", "ignore"), 60),
