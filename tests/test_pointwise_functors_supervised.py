@@ -57,7 +57,7 @@ FUNCTORS = [
         "binary_cross_entropy_with_logits",
         (),
         {},
-        {"input": (*LOGITS, 1e-9, INF), "target": LABELS, "weight": (1.0, 0.5), "pos_weight": (1.0, 2.5)},
+        {"input": (*LOGITS, INF), "target": LABELS, "weight": (1.0, 0.5), "pos_weight": (1.0, 2.5)},
         ("weight", "pos_weight"),
     ),
     *[
@@ -168,6 +168,12 @@ def test_soft_margin_does_not_overflow():
 def test_a_positive_with_a_logit_of_minus_infinity():
     loss, derivatives, *_ = host.evaluate_pointwise("binary_cross_entropy_with_logits", [-INF, 1.0, 1.0, 1.0], [])
     assert (loss, derivatives[0]) == (INF, -1.0)  # torch: NaN and -1
+
+
+def test_the_slope_by_the_label_is_the_logit_itself():
+    """Without pos_weight. The difference of the two logarithms would have their roundings, 1e-16 of 1e-9."""
+    _, derivatives, *_ = host.evaluate_pointwise("binary_cross_entropy_with_logits", [1e-9, 0.3, 1.0, 1.0], [])
+    assert derivatives[1] == -1e-9
 
 
 def test_log_cosh_keeps_the_digits_of_small_errors():
