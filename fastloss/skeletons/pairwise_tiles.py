@@ -34,8 +34,8 @@ Result = tuple[Tensor, list[Tensor]]
 def _stride(columns: int, like: Tensor) -> int:
     """The distance of a tile's rows: an odd number of cache lines.
 
-    Rows at a multiple of 4096 bytes, as for 8192 columns, would all fall into the same few sets of the cache: there, the
-    product of the similarities takes 1.2 times as long.
+    Rows at a multiple of 4096 bytes, as for 8192 columns, would all fall into the same few sets of the cache, and the
+    product of the similarities would take 1.2 times as long.
     """
     line = _CACHE_LINE // like.element_size()
     return (-(-columns // line) | 1) * line
