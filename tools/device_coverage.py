@@ -20,7 +20,10 @@ sys.path.insert(0, str(TESTS))
 import cuda_build
 
 LANE = "coverage"
-FILES = ("test_rows.py", "test_races.py", "test_pointwise.py", "test_pointwise_races.py")
+FILES = (
+    "test_rows.py", "test_races.py", "test_pointwise.py", "test_pointwise_races.py", "test_pairs.py",
+    "test_pairs_races.py",
+)  # fmt: skip
 
 
 def executed(build: Path) -> dict[str, Counter[int]]:
