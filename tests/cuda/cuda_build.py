@@ -90,7 +90,7 @@ def _version(compiler: str) -> bytes:
 def steps(command: list[str], sources: list[pathlib.Path], output: pathlib.Path) -> list[list[str]]:
     """`command sources -o output` where that compiles only; else an object a source, so that ccache, if there is one,
     need not compile those again that have not changed."""
-    if "-c" in command:
+    if "-c" in command or "-cubin" in command:
         return [[*command, *map(str, sources), "-o", str(output)]]
     objects = [output.with_suffix(f".{source.stem}.o") for source in sources]
     compilations = [[*command, "-c", str(source), "-o", str(out)] for source, out in zip(sources, objects, strict=True)]
