@@ -81,8 +81,8 @@ py::tuple evaluate_pointwise(const std::string& name, const std::vector<double>&
 
 std::vector<float> vector_math(const std::string& set, const std::string& name, std::vector<float> values) {
   const MathProbe* probe = set == "baseline" ? baseline::math_probes : nullptr;
-  if (set == "avx2") probe = FASTLOSS_AVX2::math_probes;
-  if (set == "avx512") probe = FASTLOSS_AVX512::math_probes;
+  if (kAvx2IsBuilt && set == "avx2") probe = FASTLOSS_AVX2::math_probes;
+  if (kAvx512IsBuilt && set == "avx512") probe = FASTLOSS_AVX512::math_probes;
   while (probe && probe->name && name != probe->name) ++probe;
   if (!probe || !probe->name) throw py::key_error("no function " + name + " of " + set);
   const size_t size = values.size();
@@ -102,7 +102,9 @@ py::dict build_info() {
 
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> sets;
-  for (int set = 0; set <= int(processor_instruction_set()); ++set) sets.push_back(kInstructionSetNames[set]);
+  for (int set = 0; set <= int(processor_instruction_set()); ++set) {
+    if (runs(InstructionSet(set))) sets.push_back(kInstructionSetNames[set]);
+  }
   return sets;
 }
 
@@ -112,7 +114,7 @@ PYBIND11_MODULE(_host, m) {
   m.doc() = "fastloss: build information, processor features, functors for tests";
   m.def("build_info", &build_info, "What the binaries were built with: torch, compiler, CUDA architectures.");
   m.def("instruction_set", [] { return kInstructionSetNames[int(instruction_set())]; }, "The one in use.");
-  m.def("instruction_sets", &instruction_sets, "Those that this processor runs, the best last.");
+  m.def("instruction_sets", &instruction_sets, "Those that were built and that this processor runs, the best last.");
   m.def("evaluate_row", &evaluate_row, py::arg("name"), py::arg("parameters"), py::arg("logits"), py::arg("target"),
         py::arg("soft") = std::vector<double>(), py::arg("weight") = std::vector<double>(),
         "(loss, gradient) of one row, in double precision, straight from the functor.");

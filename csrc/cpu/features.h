@@ -24,26 +24,38 @@ inline InstructionSet processor_instruction_set() {
 #endif
 }
 
-inline InstructionSet instruction_set() {
-  const InstructionSet best = processor_instruction_set();
-  const char* wanted = getenv("FASTLOSS_CPU_CAPABILITY");
-  for (int set = 0; wanted && set <= int(best); ++set) {
-    if (strcmp(wanted, kInstructionSetNames[set]) == 0) return InstructionSet(set);
-  }
-  return best;
-}
-
-// A build may leave sets out (setup.py, FASTLOSS_INSTRUCTION_SETS): the baseline's kernels stand in for theirs.
+// A build may leave sets out (setup.py, FASTLOSS_INSTRUCTION_SETS). They are never chosen; the names below are for the
+// linker.
 #if defined(__x86_64__) && !defined(FASTLOSS_WITHOUT_AVX2)
 #define FASTLOSS_AVX2 avx2
+constexpr bool kAvx2IsBuilt = true;
 #else
 #define FASTLOSS_AVX2 baseline
+constexpr bool kAvx2IsBuilt = false;
 #endif
 #if defined(__x86_64__) && !defined(FASTLOSS_WITHOUT_AVX512)
 #define FASTLOSS_AVX512 avx512
+constexpr bool kAvx512IsBuilt = true;
 #else
 #define FASTLOSS_AVX512 baseline
+constexpr bool kAvx512IsBuilt = false;
 #endif
+
+inline bool runs(InstructionSet set) {
+  constexpr bool built[] = {true, kAvx2IsBuilt, kAvx512IsBuilt};
+  return set <= processor_instruction_set() && built[int(set)];
+}
+
+inline InstructionSet instruction_set() {
+  const char* wanted = getenv("FASTLOSS_CPU_CAPABILITY");
+  InstructionSet best = InstructionSet::baseline;
+  for (const InstructionSet set : {InstructionSet::baseline, InstructionSet::avx2, InstructionSet::avx512}) {
+    if (!runs(set)) continue;
+    best = set;
+    if (wanted && strcmp(wanted, kInstructionSetNames[int(set)]) == 0) break;
+  }
+  return best;
+}
 
 // The entry of the process's instruction set in a table that every build of a kernel file defines.
 #define FASTLOSS_FOR_THIS_CPU(table)                                                            \
