@@ -163,11 +163,12 @@ class _LogSumExp:
 
 
 class _Kept:
-    """Tiles of the first visit that the second one finds again: those of the first rows, up to a limit of bytes. They
-    are one block of memory, so that none of it stays behind in pieces."""
+    """Tiles of the first visit that the second one finds again: those for which there is room, up to a limit in bytes
+    of similarities. They are one block of memory, so that none of it stays behind in pieces."""
 
     def __init__(self, like: Tensor, limit: int, rows: int, columns: int) -> None:
-        self.memory = like.new_empty(min(limit // like.element_size(), rows * _stride(columns, like)))
+        rows = min(rows, limit // (columns * like.element_size()))
+        self.memory = like.new_empty(rows * _stride(columns, like))
         self.used = 0
         self.tiles: dict[int, Tensor] = {}
 
