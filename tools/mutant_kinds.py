@@ -12,6 +12,11 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "triton"))
+from test_lanes import PAIRS_LAWS as TRITON_PAIRS_LAWS
+from test_lanes import PAIRWISE_PATHS, POINTWISE_LAWS
 
 QUICK_LAWS = (
     "(kernels_agree and not bfloat16 and not float16) or bits or special or ignored or inplace or range or edges or "
@@ -21,16 +26,6 @@ ROW_LAWS = ("test_laws.py", "test_cross_entropy.py", "test_softmax_focal.py")
 POINTWISE_VALUES = "kernels_agree or masks or terms or layouts or broadcasting"
 POINTWISE_ORACLES = ("test_pointwise_oracles_supervised.py", "test_pointwise_oracles_policies.py")
 PAIRS_LAWS = "agree or sizes or special or mixed or not_there or layouts or bits"
-# As in tests/triton/test_lanes.py.
-POINTWISE_INTERPRETED = "triton and (test_terms or broadcasting)"
-PAIRS_INTERPRETED = (
-    "triton and ((agree and (two or shared)) or special or mixed or (sizes and not 1025 and not 1030 and not 70-2) or "
-    "(two and (not_there or layouts)))"
-)
-PAIRWISE_INTERPRETED = (
-    "triton and kernels_agree and (labels or queue or supcon_loss-triton or siglip or clip_loss-triton or "
-    "(decoupled and not target and not supcon))"
-)
 NO_TRANSFORMS = "not compile and not transforms and not opcheck and not gradcheck"  # seconds each, and no kernel's own
 OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "--tb=line", "-W", "ignore")
 PYTEST = ("pytest", *OPTIONS)
@@ -182,7 +177,6 @@ KINDS = {
             (r"z > g\.max\[k\]", "z < g.max[k]"),
             (r"left < 0 \? 0 : ", ""),
             (r"if \(g\.count\[k\]\) ", ""),
-            (r"if \(mass != A\(0\)\) ", ""),
             (r"A\(1\) - gamma \* pull", "A(1) + gamma * pull"),
             (r"miss > A\(0\)", "miss >= A(0)"),
         ),
@@ -299,7 +293,7 @@ KINDS = {
             copied(),
             interpreted("skeleton", "lane_pointwise"),
             interpreted("losses", "lane_pointwise_losses"),
-            interpreted("laws", "../test_pointwise", "-k", POINTWISE_INTERPRETED),
+            interpreted("laws", "../test_pointwise", "-k", POINTWISE_LAWS),
             Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pointwise and sm_90")),
         ),
         "cpu",
@@ -313,7 +307,7 @@ KINDS = {
         (
             copied(),
             interpreted("losses", "lane_pointwise_losses"),
-            interpreted("laws", "../test_pointwise", "-k", POINTWISE_INTERPRETED),
+            interpreted("laws", "../test_pointwise", "-k", POINTWISE_LAWS),
             Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "every_loss_compiles")),
         ),
         "cpu",
@@ -344,7 +338,7 @@ KINDS = {
         TRITON_ARITHMETIC,
         (
             copied(),
-            interpreted("laws", "../test_pairs", "-k", PAIRS_INTERPRETED),
+            interpreted("laws", "../test_pairs", "-k", TRITON_PAIRS_LAWS),
             Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pairs and sm_90")),
         ),
         "cpu",
@@ -354,7 +348,7 @@ KINDS = {
         TRITON_ARITHMETIC,
         (
             copied(),
-            interpreted("laws", "../test_pairwise", "-k", PAIRWISE_INTERPRETED),
+            interpreted("laws", "../test_pairwise", "-k", PAIRWISE_PATHS),
             interpreted("all laws", "../test_pairwise", "-k", "triton and (kernels_agree or large or nothing)"),
             Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pairwise and sm_90")),
         ),
