@@ -172,6 +172,7 @@ BINARY = [
     _focal_case("sigmoid_focal_loss"),
     _focal_case("sigmoid_focal_loss, soft", _softly_labeled, alpha=0.6),
     _focal_case("sigmoid_focal_loss, no alpha", alpha=-1.0),
+    _focal_case("sigmoid_focal_loss, alpha 0", alpha=0.0),
     _focal_case("sigmoid_focal_loss, gamma 0", alpha=-1.0, gamma=0.0),
     _focal_case("sigmoid_focal_loss, gamma 1", gamma=1.0),
     _focal_case("sigmoid_focal_loss, gamma 0.5", _softly_labeled, gamma=0.5),

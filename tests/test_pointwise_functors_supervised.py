@@ -62,7 +62,7 @@ FUNCTORS = [
     ),
     *[
         Functor("sigmoid_focal_loss", (alpha, gamma), {"alpha": alpha, "gamma": gamma}, FOCAL)
-        for alpha in (0.25, -1.0)
+        for alpha in (0.25, 0.0, -1.0)
         for gamma in (0.0, 0.5, 1.0, 2.0, 3.5)
     ],
     Functor("soft_margin_loss", (), {}, {"input": (-700.0, -1.0, 0.0, 2.0, 700.0, NAN), "target": SIGNS}, ("target",)),

@@ -27,7 +27,8 @@ POINTWISE_VALUES = "kernels_agree or masks or terms or layouts or broadcasting"
 POINTWISE_ORACLES = ("test_pointwise_oracles_supervised.py", "test_pointwise_oracles_policies.py")
 PAIRS_LAWS = "agree or sizes or special or mixed or not_there or layouts or bits"
 NO_TRANSFORMS = "not compile and not transforms and not opcheck and not gradcheck"  # seconds each, and no kernel's own
-OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "--tb=line", "-W", "ignore")
+# Assertions as they stand: pytest would rewrite those of hypothesis, too, in 2.5 of 4 s of a short lane.
+OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "--assert=plain", "--tb=line", "-W", "ignore")
 PYTEST = ("pytest", *OPTIONS)
 
 
@@ -84,6 +85,11 @@ def emulated(name: str, lane: str, library: str, *arguments: str) -> Lane:
         ("TSAN_OPTIONS", "halt_on_error=0:exitcode=0:report_thread_leaks=0:suppress_equal_addresses=0"),
     )
     return Lane(name, under(lane, make, *arguments), "tests/cuda", environment)
+
+
+def library(name: str, lane: str) -> Lane:
+    """For the tests of emulated()."""
+    return Lane("build", (sys.executable, "-c", f"import cuda_build; cuda_build.library('{name}', '{lane}')"), "tests/cuda")
 
 
 def under(sanitizer: str, build: str, *arguments: str) -> tuple[str, ...]:
@@ -209,6 +215,7 @@ KINDS = {
             (r" - ", " + "),
         ),
         (
+            library("kernels", "plain"),
             emulated("paths", "plain", "kernels", "test_races.py"),
             emulated("float32", "plain", "kernels", "test_rows.py", "-k", "float32 and not special and not vocabulary"),
             emulated("values", "plain", "kernels", "test_rows.py"),
@@ -277,7 +284,9 @@ KINDS = {
         ),
         ((r"__syncthreads\(\);", ""), (r"if \(lane == 0\) ", ""), *CXX_ARITHMETIC),
         (
+            library("pointwise", "some"),
             emulated("some losses", "some", "pointwise", "test_pointwise.py"),
+            library("pointwise", "plain"),
             emulated("all losses", "plain", "pointwise", "test_pointwise.py"),
             emulated("TSan", "tsan", "pointwise", "test_pointwise_races.py"),
             emulated("ASan", "asan", "pointwise", "test_pointwise.py"),
@@ -327,6 +336,7 @@ KINDS = {
         ("csrc/losses/pairs.h", "csrc/cuda/pairs.cu"),
         ((r"__syncthreads\(\);", ""), *CXX_ARITHMETIC),
         (
+            library("kernels", "plain"),
             emulated("paths", "plain", "kernels", "test_pairs_races.py"),
             emulated("values", "plain", "kernels", "test_pairs.py"),
             emulated("TSan", "tsan", "kernels", "test_pairs_races.py"),
@@ -383,6 +393,19 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "return slot <= kFirstMetricSlot ? int(kTermMetric) : metric_kind<Functor>(slot - kFirstMetricSlot);",
         "the first metric of every loss is a sum",
     ),
+    Equivalent("csrc/losses/functions.h", "const auto negative = x <= V{};", "both sigmoids of 0 are 1/2"),
+    Equivalent(
+        "csrc/losses/functions.h",
+        "return ((x <= V{}) ? decay : V{} + 1.0f) / (decay + 1.0f);",
+        "decay is 1 at 0",
+    ),
+    *[
+        Equivalent(file, line, "at the advantage 0 both bounds are 0, and 0 > 0 is false")
+        for file, line in (
+            ("csrc/losses/policy.h", "const auto beyond = (advantage <= zero) & (s.loss > dual_bound);"),
+            ("triton_kernels/pointwise_policy.py", "beyond = (advantage <= 0.0) & (loss > dual_bound)"),
+        )
+    ],
     Equivalent("triton_kernels/row_kernels.py", "if whole <= packets:", "one tile more, all of it masked off"),
     *[
         Equivalent(

@@ -7,6 +7,9 @@ A mutant deletes a barrier or a statement, bends a bound, drops a mask or flips 
 tests fails, the quickest lane first. A survivor is to be read: either a test is missing, or the mutant is equivalent,
 that is no input and no schedule can tell it from the original; EQUIVALENT holds those, with the reason.
 
+Mutants of C++ are built together where they can be (mutant_schemata.py) and chosen when a lane runs; the others, and those
+that no lane reached that way, one by one.
+
 `--sample 40` takes 40 of each kind, spread evenly over its files: one, chosen by the seed, of every 40th part of the
 list. `--minutes 10` stops after that time; the next run goes on from there, if no file has changed. docs/mutants.md
 has what was run last.
@@ -15,6 +18,7 @@ has what was run last.
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import io
 import json
@@ -28,20 +32,26 @@ import sys
 import time
 import tokenize
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
-import numpy  # noqa: F401 (for the lanes, which fork)
+import hypothesis  # noqa: F401 (for the lanes, which fork, as the others)
+import numpy  # noqa: F401
 import pytest
-import torch  # noqa: F401 (as numpy)
+
+os.environ["TRITON_INTERPRET"] = "1"  # when the functions of Triton's language are defined
+import torch._inductor  # noqa: E402, F401
 from mutant_kinds import DECLARATIONS, EQUIVALENT, KINDS, Kind, Lane
+from mutant_schemata import Edit, switched
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "mutants"
 NOT_BUILT = "does not build"
 EXTREME = r"([^=?:;(]+?) [<>]=? ([^?:;]+?)\)? \? (?:\1 : \2|\2 : \1)[;,)]"
+del os.environ["TRITON_INTERPRET"]
 FORK = multiprocessing.get_context("fork")
 
 
@@ -52,6 +62,7 @@ class Mutant:
     before: str  # the line
     after: str
     source: str  # of the file
+    edit: Edit
 
     def __str__(self) -> str:
         return f"{self.file}:{self.number}: {self.before}  ->  {self.after or 'gone'}"
@@ -96,39 +107,29 @@ def mutants(kind: Kind, root: Path) -> Iterator[Mutant]:
                 line = code[code.rfind("\n", 0, match.start()) + 1 : code.find("\n", match.start())]
                 if re.search(DECLARATIONS, line):
                     continue
-                mutated = source[: match.start()] + match.expand(replacement) + source[match.end() :]
+                edit = Edit(match.start(), match.end(), source[match.start() : match.end()], match.expand(replacement))
+                mutated = source[: edit.begin] + edit.after + source[edit.end :]
                 if mutated in seen:
                     continue
                 seen.add(mutated)
                 start = source.rfind("\n", 0, match.start()) + 1
                 before, after = (text[start : text.find("\n", match.start())].strip() for text in (source, mutated))
-                yield Mutant(name, source.count("\n", 0, start) + 1, before, after, mutated)
+                yield Mutant(name, source.count("\n", 0, start) + 1, before, after, mutated, edit)
 
 
-# Edits of the copy: no optimisation, and of the instruction sets one, which halves to quarters the time of a build;
-# "some": pointwise losses of some families only, as in the sanitizers' builds.
+# Edits of the copy. One instruction set and little optimisation take a quarter of a build's time; without any, mutants that
+# are built together would make the tests slow. "some": pointwise losses of some families only, as in the sanitizers' builds.
+SWITCH = ROOT / "tools" / "mutant_switch.h"
 CHEAPER = {
     "tests/cuda/cuda_build.py": (
-        ('"plain": ["-O2"]', '"plain": ["-O0"], "some": ["-O0"]'),
-        ('"asan": ["-O1"', '"asan": ["-O0"'),
-        ('"tsan": ["-O1"', '"tsan": ["-O0"'),
-        ('flags = ["-O1"]', 'flags = ["-O0"]'),
+        ('"plain": ["-O2"]', '"plain": ["-O1"], "some": ["-O1"]'),
+        ('"-std=c++17", "-g1"', f'"-w", "-include", "{SWITCH}", "-std=c++17", "-g1"'),
+        ('{messages}"[:8000]', '{messages}"[:800000]'),
     ),
     "setup.py": (
-        ('"-O3 -std=c++17 -fPIC -fvis', '"-O0 -std=c++17 -fPIC -fvis'),
-        (
-            'objects += self.per_instruction_set(build, csrc / "cpu" / f"{skeleton}.cpp")',
-            'objects += [build.object(csrc / "cpu" / f"{skeleton}.cpp", CXX_FLAGS)]',
-        ),
+        ('"-O3 -std=c++17 -fPIC -fvis', f'"-O1 -w -include {SWITCH} -std=c++17 -fPIC -fvis'),
+        ('"FASTLOSS_INSTRUCTION_SETS", "avx2 avx512"', '"FASTLOSS_INSTRUCTION_SETS", ""'),
     ),
-    "csrc/cpu/features.h": ((
-        """                                                   \\
-  (::fastloss::instruction_set() == ::fastloss::InstructionSet::avx512 ? avx512::table \\
-   : ::fastloss::instruction_set() == ::fastloss::InstructionSet::avx2 ? avx2::table   \\
-                                                                       : baseline::table)
-""",
-        " (baseline::table)\n",
-    ),),
 }  # fmt: skip
 
 
@@ -165,36 +166,51 @@ def begin(folder: Path, output: Path) -> None:
     os.chdir(folder)
 
 
-def executed(command: tuple[str, ...], folder: Path, environment: dict[str, str], output: Path) -> None:
+class First:
+    """What failed last comes first: mutants of neighbouring lines fail the same tests."""
+
+    failed: ClassVar[dict[Lane, str]] = {}
+
+    def __init__(self, lane: Lane) -> None:
+        self.test = self.failed.get(lane, "")
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: self.test not in item.nodeid)
+
+
+def executed(lane: Lane, folder: Path, environment: dict[str, str], output: Path) -> None:
     begin(folder, output)
-    os.execvpe(command[0], command, environment)
+    os.execvpe(lane.command[0], lane.command, environment)
 
 
-def forked(command: tuple[str, ...], folder: Path, environment: dict[str, str], output: Path) -> None:
+def forked(lane: Lane, folder: Path, environment: dict[str, str], output: Path) -> None:
     """`python -m pytest` without the 2 s in which it would import torch."""
     begin(folder, output)
     os.environ.clear()
     os.environ.update(environment)
     sys.path[0:1] = [str(folder), environment["PYTHONPATH"]]
     sys.dont_write_bytecode = True
-    sys.argv = list(command)
-    code = int(pytest.main(list(command[1:])))
+    sys.argv = list(lane.command)
+    code = int(pytest.main(list(lane.command[1:]), plugins=[First(lane)]))
     sys.stdout.flush()
     os._exit(code)
 
 
-def run(lane: Lane, tree: Path, timeout: float) -> str | None:
+def run(lane: Lane, tree: Path, timeout: float, number: int = 0) -> str | None:
     """What noticed: the first test that failed, or how the lane ended; None if nothing did."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(tree / "build" / "lib"),
         "PYTHONDONTWRITEBYTECODE": "1",  # two mutants of one second and size would share their bytecode
         "FASTLOSS_TEST_SEED": "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "FASTLOSS_MUTANT": str(number),
+        "FASTLOSS_MUTANT_REACHED": str(tree / "reached"),
         **dict(lane.environment),
     }
     log, folder = tree / "lane.log", tree / lane.folder
     start = forked if lane.command[0] == "pytest" else executed
-    process = FORK.Process(target=start, args=(lane.command, folder, environment, log))
+    process = FORK.Process(target=start, args=(lane, folder, environment, log))
     process.start()
     process.join(timeout)
     if process.is_alive():
@@ -207,7 +223,10 @@ def run(lane: Lane, tree: Path, timeout: float) -> str | None:
     if " does not build:" in output:  # cuda_build.py
         return NOT_BUILT
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.M)
-    return failed[0] if failed else f"exit code {process.exitcode}"
+    if not failed:
+        return f"exit code {process.exitcode}"
+    First.failed[lane] = failed[0].split("/")[-1]
+    return failed[0]
 
 
 class Journal:
@@ -258,35 +277,134 @@ class Unmutated:
             self.journal.save()
 
     def timeout(self, lane: Lane) -> float:
-        return 600 if lane.name == "build" else 60 + 3 * self.journal.seconds[lane.name]
+        return 900 if lane.name == "build" else 20 + 3 * self.journal.seconds[lane.name]
 
 
-def verdict(mutant: Mutant, kind: Kind, tree: Path, unmutated: Unmutated) -> tuple[str, str]:
+def verdict(lanes: list[Lane], attempt: Callable[[Lane], str | None]) -> tuple[str, str]:
     """("killed", "not compiled", "timeout" or "survived", by which lane's test or why)"""
-    target = tree / mutant.file
-    original = target.read_text()
-    builds = [lane for lane in kind.lanes if lane.name == "build"]
-    target.write_text(mutant.source)
-    try:
-        for lane in kind.lanes:
-            if lane not in builds and lane.name not in unmutated.journal.seconds:
+    for lane in lanes:
+        noticed = attempt(lane)
+        if noticed == NOT_BUILT or (noticed and lane.name == "build"):
+            return "not compiled", ""
+        if noticed == "timeout":  # a kill if the mutant can hang, which is to be read
+            return "timeout", lane.name
+        if noticed:
+            return "killed", f"{lane.name}: {noticed}"
+    return "survived", ""
+
+
+class OneByOne:
+    """A build for each mutant."""
+
+    def __init__(self, kind: Kind, tree: Path, unmutated: Unmutated) -> None:
+        self.kind, self.tree, self.unmutated = kind, tree, unmutated
+        self.builds = [lane for lane in kind.lanes if lane.name == "build"]
+
+    def verdict(self, mutant: Mutant) -> tuple[str, str]:
+        target = self.tree / mutant.file
+        original = target.read_text()
+
+        def attempt(lane: Lane) -> str | None:
+            if lane.name != "build" and lane.name not in self.unmutated.journal.seconds:
                 target.write_text(original)
-                for build in builds:
-                    run(build, tree, 1800)
-                unmutated.run(lane)
+                for build in self.builds:
+                    run(build, self.tree, 1800)
+                self.unmutated.run(lane)
                 target.write_text(mutant.source)
-                for build in builds:
-                    run(build, tree, 1800)
-            noticed = run(lane, tree, unmutated.timeout(lane))
-            if noticed == NOT_BUILT or (noticed and lane in builds):
-                return "not compiled", ""
-            if noticed == "timeout":  # a kill if the mutant can hang, which is to be read
-                return "timeout", lane.name
-            if noticed:
-                return "killed", f"{lane.name}: {noticed}"
-        return "survived", ""
-    finally:
-        target.write_text(original)
+                for build in self.builds:
+                    run(build, self.tree, 1800)
+            return run(lane, self.tree, self.unmutated.timeout(lane))
+
+        target.write_text(mutant.source)
+        try:
+            return verdict(list(self.kind.lanes), attempt)
+        finally:
+            target.write_text(original)
+
+
+class Together:
+    """One build for many mutants, those of C++ that can be switched on when the program runs."""
+
+    def __init__(self, kind: Kind, tree: Path, unmutated: Unmutated, mutants: list[Mutant]) -> None:
+        self.kind, self.tree, self.unmutated = kind, tree, unmutated
+        self.numbers: dict[Mutant, int] = {}
+        self.files = [name for name in kind.files if not name.endswith(".py")]
+        wanted = dict(enumerate(mutants, 1))
+        while wanted and self.files:
+            self.numbers = {}
+            for name in self.files:
+                edits = {number: mutant.edit for number, mutant in wanted.items() if mutant.file == name}
+                source, done = switched((ROOT / name).read_text(), edits)
+                (tree / name).write_text(source)
+                self.numbers |= {wanted[number]: number for number in done}
+            if all(run(lane, tree, 1800) is None for lane in kind.lanes if lane.name == "build"):
+                break
+            for mutant in self.refused((tree / "lane.log").read_text(errors="replace")):
+                del wanted[self.numbers[mutant]]
+
+    def refused(self, log: str) -> list[Mutant]:
+        """Those in the lines that the compiler names; for an error in the switch itself, in all that lead there."""
+        known = {(mutant.file, mutant.number) for mutant in self.numbers}
+        for lines in (re.findall(r"^.* error: .*$", log, re.M), [log]):
+            named = {
+                (name, int(line))
+                for name in self.files
+                for line in re.findall(rf"{Path(name).name}:(\d+):", "\n".join(lines))
+            } & known
+            if named:
+                there = [mutant for mutant in self.numbers if (mutant.file, mutant.number) in named]
+                # Branches of unlike types in each other's place are what fails most.
+                branches = [mutant for mutant in there if mutant.edit.before.startswith(" ? ")]
+                print(f"{len(branches or there)} to be built one by one: {sorted(named)}", flush=True)
+                return branches or there
+        sys.exit(f"mutants do not build together, see {self.tree}/lane.log")
+
+    def verdict(self, mutant: Mutant) -> tuple[str, str] | None:
+        """None if no lane came to it: the constants that a compiler computes are never mutated here."""
+        reached = self.tree / "reached"
+        reached.unlink(missing_ok=True)
+
+        def attempt(lane: Lane) -> str | None:
+            if lane.name not in self.unmutated.journal.seconds:
+                self.unmutated.run(lane)
+            return run(lane, self.tree, self.unmutated.timeout(lane), self.numbers[mutant])
+
+        lanes = [lane for lane in self.kind.lanes if lane.name != "build"]
+        outcome = verdict(lanes, attempt)
+        return outcome if reached.exists() else None
+
+    def end(self) -> None:
+        """The sources and builds as they were."""
+        for name in self.files:
+            (self.tree / name).write_bytes((ROOT / name).read_bytes())
+        for lane in self.kind.lanes:
+            if lane.name == "build":
+                run(lane, self.tree, 1800)
+
+
+def outcomes(
+    name: str, kind: Kind, tree: Path, journal: Journal, todo: list[Mutant], minutes: float | None
+) -> Iterator[tuple[Mutant, str, str]]:
+    """Of each mutant, until the time is over."""
+    if not todo:
+        return
+    end = time.time() + 60 * minutes if minutes else float("inf")
+    unmutated = Unmutated(name, kind, tree, journal)
+    together = Together(kind, tree, unmutated, todo)
+    left = [mutant for mutant in todo if mutant not in together.numbers]
+    for mutant in together.numbers:
+        if time.time() < end:
+            outcome = together.verdict(mutant)
+            if outcome:
+                yield mutant, *outcome
+            else:
+                left.append(mutant)
+    together.end()
+    one_by_one = OneByOne(kind, tree, unmutated)
+    print(f"{name}: {len(left)} one by one", flush=True)
+    for mutant in left:
+        if time.time() < end:
+            yield mutant, *one_by_one.verdict(mutant)
 
 
 def sampled(found: list[Mutant], count: int, seed: int) -> list[Mutant]:
@@ -326,6 +444,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="list them, run nothing")
     arguments = parser.parse_args()
     survived = 0
+    gc.freeze()  # pytest collects garbage twice; of what the lanes inherit there is none
     for name in arguments.kinds or KINDS:
         kind, tree = KINDS[name], BUILD / name
         skipped = [lane.name for lane in kind.lanes if lane.name in arguments.skip]
@@ -338,21 +457,20 @@ def main() -> int:
             print(*chosen, sep="\n")
             continue
         journal = Journal(name, *copy_tree(tree))
-        unmutated: Unmutated | None = None
-        begun = time.time()
         for mutant in chosen:
-            known = journal.outcomes.get(str(mutant))
             if mutant.equivalent:
                 journal.outcomes[str(mutant)] = ("equivalent", mutant.equivalent)
-            elif known is None or (known[0] == "survived" and known[1] not in ("", without)):
-                start = time.time()
-                if arguments.minutes and start - begun > 60 * arguments.minutes:
-                    continue
-                unmutated = unmutated or Unmutated(name, kind, tree, journal)
-                outcome, detail = verdict(mutant, kind, tree, unmutated)
-                print(f"{mutant}\n    {outcome} {detail}, {time.time() - start:.0f} s", flush=True)
-                journal.outcomes[str(mutant)] = (outcome, without if outcome == "survived" else detail)
+        todo = [
+            mutant
+            for mutant in chosen
+            if (known := journal.outcomes.get(str(mutant))) is None
+            or (known[0] == "survived" and known[1] not in ("", without))
+        ]
+        for mutant, outcome, detail in outcomes(name, kind, tree, journal, todo, arguments.minutes):
+            print(f"{mutant}\n    {outcome} {detail}", flush=True)
+            journal.outcomes[str(mutant)] = (outcome, without if outcome == "survived" else detail)
             journal.save()
+        journal.save()
         rows = [(mutant, *journal.outcomes[str(mutant)]) for mutant in every if str(mutant) in journal.outcomes]
         (BUILD / f"{name}.md").write_text(report(name, len(every), rows))
         print(report(name, len(every), rows).split("\n\n")[0], flush=True)

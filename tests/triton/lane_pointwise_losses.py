@@ -80,7 +80,9 @@ def rows_of(count: int, operands: int, special: bool) -> Tensor:
     """(operands, count)"""
     generator = torch.Generator().manual_seed(operands)
     if not special:
-        return torch.rand(operands, count, generator=generator, dtype=torch.float64)
+        rows = torch.rand(operands, count, generator=generator, dtype=torch.float64)
+        rows[:, ::10] = rows[0, ::10]  # ties, which a share does not count
+        return rows
     numbers = torch.randint(len(SPECIAL), (operands, count), generator=generator)
     numbers[:, : len(SPECIAL)] = torch.arange(len(SPECIAL))
     return SPECIAL[numbers]
