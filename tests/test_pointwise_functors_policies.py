@@ -39,6 +39,7 @@ CASES: list[tuple[Any, dict[str, tuple[float, ...]], dict[str, Any]]] = [
     (rl.ppo_clip_loss, POLICY, {}),
     (rl.ppo_clip_loss, POLICY, {"clip": 0.1, "clip_high": 0.0}),
     (rl.ppo_clip_loss, POLICY, {"dual_clip": 1.5}),
+    (rl.ppo_clip_loss, POLICY, {"dual_clip": 1.0}),  # a tie where the policy has not moved
     (rl.ppo_clip_loss, POLICY, {"log_ratio_clamp": 0.15}),
     (rl.ppo_clip_loss, POLICY, {"log_ratio_clamp": math.inf}),
     (rl.value_clip_loss, VALUES, {"clip": 0.4}),
@@ -136,6 +137,12 @@ def test_nan_is_not_swallowed(loss, values, options):
             continue
         value, _, _ = functor(loss, {**middle, name: torch.full((1,), math.nan, dtype=torch.float64)}, options)
         assert value.isnan().all(), name
+
+
+def test_undecided_pairs_are_no_successes():
+    operands = {name: torch.full((1,), -1.0, dtype=torch.float64) for name in PAIRS}
+    _, _, metrics = functor(alignment.dpo_loss, operands, {})
+    assert metrics[0, 2:].tolist() == [0.0, 0.0]
 
 
 def test_metrics_of_the_surrogate():

@@ -114,6 +114,8 @@ def sanitized(*arguments: str) -> Lane:
 
 # Where a general edit would not change what runs.
 DECLARATIONS = r"static_assert|^\s*#|template <"
+# Of a condition: what has no other in it, and all its parentheses closed.
+BRANCH = r"((?:[^:?;,(){}\[\]\n]|\((?:[^()\n]|\([^()\n]*\))*\)|\{[^{}\n]*\}|\[[^\[\]\n]*\])+)"
 # Bounds, signs, extremes, masks; the branches of a condition in each other's place.
 CXX_ARITHMETIC = (
     (r" < ", " <= "),
@@ -127,7 +129,7 @@ CXX_ARITHMETIC = (
     (r"= -(?=[\w(])", "= "),
     (r"math::maximum", "math::minimum"),
     (r"math::minimum", "math::maximum"),
-    (r" \? ([^:?;,\n]+) : ([^:?;,\n]+);", r" ? \2 : \1;"),
+    (rf" \? {BRANCH} : {BRANCH}(?=[;,)])", r" ? \2 : \1"),
     (r" & ", " | "),
 )
 
@@ -406,6 +408,25 @@ EQUIVALENT: tuple[Equivalent, ...] = (
             ("triton_kernels/pointwise_policy.py", "beyond = (advantage <= 0.0) & (loss > dual_bound)"),
         )
     ],
+    Equivalent(
+        "triton_kernels/pointwise_regression.py",
+        "pull = tl.where(error <= 0.0, 1.0 - x[2], x[2]) * error",
+        "the pull is 0 at the error 0",
+    ),
+    Equivalent("triton_kernels/pointwise_regression.py", "small = size <= 1.0", "both formulas hold at 1"),
+    Equivalent(
+        "csrc/losses/regression.h",
+        "const V pull = ((d <= V{}) ? A(1) - x[2] : x[2]) * d;",
+        "the pull is 0 at the error 0",
+    ),
+    Equivalent(
+        "csrc/losses/regression.h", "const auto small = size <= V{} + A(0.875);", "both formulas hold at the bound"
+    ),
+    Equivalent(
+        "csrc/losses/regression.h",
+        ": beta(A(parameters[0])), inverse_beta(parameters[0] >= 0 ? A(1 / parameters[0]) : A(0)) {}",
+        "the inverse is not used for beta = 0",
+    ),
     Equivalent("triton_kernels/row_kernels.py", "if whole <= packets:", "one tile more, all of it masked off"),
     *[
         Equivalent(

@@ -329,7 +329,8 @@ class Together:
         self.kind, self.tree, self.unmutated = kind, tree, unmutated
         self.numbers: dict[Mutant, int] = {}
         self.files = [name for name in kind.files if not name.endswith(".py")]
-        wanted = dict(enumerate(mutants, 1))
+        # A constant may be asked for by the compiler in one place and by the program in another.
+        wanted = {k: mutant for k, mutant in enumerate(mutants, 1) if "constexpr" not in mutant.before}
         while wanted and self.files:
             self.numbers = {}
             for name in self.files:
