@@ -427,6 +427,29 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         ": beta(A(parameters[0])), inverse_beta(parameters[0] >= 0 ? A(1 / parameters[0]) : A(0)) {}",
         "the inverse is not used for beta = 0",
     ),
+    Equivalent(
+        "triton_kernels/pointwise_kernels.py",
+        "row, start, lane, (row <= rows)[:, None, None], lane < columns - start,",
+        "the row is 0, and there is one",
+    ),
+    *[
+        Equivalent("triton_kernels/pointwise_kernels.py", line, "halves become doubles by fp32 or at once")
+        for line in (
+            "if A != tl.float64 and (value.dtype == tl.bfloat16 or value.dtype == tl.float16):",
+            "if value.dtype != tl.float64 and (dtype == tl.bfloat16 or dtype == tl.float16):",
+        )
+    ],
+    Equivalent(
+        "triton_kernels/pairs.py",
+        "x += (read(operands[k], row, row_strides[2 - k], i, steps[2 + k], exists, A)[:, None],)",
+        "no loss over pairs has a second operand: k is 0",
+    ),
+    Equivalent(
+        "triton_kernels/pairs.py",
+        "num_warps=WARPS if tile[0] * tile[1] > 256 * WARPS else 1,",
+        "a number of warps, for speed",
+    ),
+    Equivalent("triton_kernels/pairs_losses.py", "pull = tl.where(u <= 0.0, below, above)", "the pull is times u"),
     Equivalent("triton_kernels/row_kernels.py", "if whole <= packets:", "one tile more, all of it masked off"),
     *[
         Equivalent(

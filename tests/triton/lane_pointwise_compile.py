@@ -58,6 +58,7 @@ CASES = {
     "bf16": Case((EVEN,), wide_loads=2, wide_stores=1, narrow_stores=1),
     "fp32": Case((EVEN,), (F32, F32), wide_loads=4, wide_stores=2, narrow_stores=1),
     "bf16 and fp32": Case((EVEN,), (BF16, F32), wide_loads=3, wide_stores=1, narrow_stores=1),
+    "bf16 and fp64": Case((EVEN,), (BF16, F64), wide_loads=2, wide_stores=0, narrow_loads=1, narrow_stores=2),
     "fp64": Case((EVEN,), (F64, F64), wide_loads=4, wide_stores=2, narrow_stores=1),
     "forward": Case((EVEN,), wide_loads=2, wide_stores=1, reduce=False, wanted=0),
     "odd": Case((ODD,), wide_loads=2, wide_stores=1, narrow_loads=4, narrow_stores=3),
