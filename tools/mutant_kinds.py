@@ -89,7 +89,9 @@ def emulated(name: str, lane: str, library: str, *arguments: str) -> Lane:
 
 def library(name: str, lane: str) -> Lane:
     """For the tests of emulated()."""
-    return Lane("build", (sys.executable, "-c", f"import cuda_build; cuda_build.library('{name}', '{lane}')"), "tests/cuda")
+    return Lane(
+        "build", (sys.executable, "-c", f"import cuda_build; cuda_build.library('{name}', '{lane}')"), "tests/cuda"
+    )
 
 
 def under(sanitizer: str, build: str, *arguments: str) -> tuple[str, ...]:

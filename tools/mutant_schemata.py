@@ -41,10 +41,10 @@ def parts(edit: Edit, number: int) -> Parts | None:
         return [f"= ::mutant::negative<{number}>{{}} ->* "]
     if (before, after) in {("math::maximum", "math::minimum"), ("math::minimum", "math::maximum")}:
         return [f"[&](auto... values) {{ return {on} ? {after}(values...) : {before}(values...); }}"]
-    if branches := re.fullmatch(r" \? ([^:?;]+) : ([^:?;]+)", before):
-        if after == f" ? {branches[2]} : {branches[1]}":
-            first, second = ((begin + branches.start(k), begin + branches.end(k)) for k in (1, 2))
-            return [f" ? ({on} ? (", second, ") : (", first, f")) : ({on} ? (", first, ") : (", second, "))"]
+    branches = re.fullmatch(r" \? ([^:?;]+) : ([^:?;]+)", before)
+    if branches and after == f" ? {branches[2]} : {branches[1]}":
+        first, second = ((begin + branches.start(k), begin + branches.end(k)) for k in (1, 2))
+        return [f" ? ({on} ? (", second, ") : (", first, f")) : ({on} ? (", first, ") : (", second, "))"]
     if after in ("", ";") and re.fullmatch(r"[\w+][^{}]*;", before) and not before.startswith("if "):
         return [f"{{ if (!{on}) ", (begin, end), " }"]
     if after == "" and re.fullmatch(r"if \(.*\) ", before):
