@@ -294,8 +294,10 @@ def test_terms(case, backend, device):
     made = case.make(generator(case.name))
     shape = shape_of(made)
     mask = torch.rand(shape, generator=generator("mask " + case.name)) < 0.6
-    for mask_or_none in (None, mask):
+    for mask_or_none, reduced in ((None, True), (mask, True), (mask, False)):
         options = {**case.options, "mask": mask_or_none, "return_terms": True}
+        if not reduced:
+            options[case.reduction_argument] = "none"
         for dtype in (torch.float64, torch.float32):
             tensors = to(made, device, dtype)
             with fastloss.backend("reference"):

@@ -452,6 +452,12 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "a number of warps, for speed",
     ),
     Equivalent("triton_kernels/pairs_losses.py", "pull = tl.where(u <= 0.0, below, above)", "the pull is times u"),
+    Equivalent("triton_kernels/pointwise.py", "if max(access) <= 8:", "no code is 8"),
+    Equivalent(
+        "triton_kernels/pointwise_kernels.py",
+        "for k in tl.static_range(len(sizes) + 1):",
+        "nothing is left of the row after its outermost dimension",
+    ),
     Equivalent("triton_kernels/row_kernels.py", "if whole <= packets:", "one tile more, all of it masked off"),
     *[
         Equivalent(
