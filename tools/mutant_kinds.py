@@ -458,6 +458,59 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "for k in tl.static_range(len(sizes) + 1):",
         "nothing is left of the row after its outermost dimension",
     ),
+    Equivalent("triton_kernels/pointwise.py", "return tensor[a] >= tensor[b]", "they differ"),
+    *[
+        Equivalent("triton_kernels/pointwise.py", line, "the longer way to the same plan")
+        for line in (
+            "return tensor.shape != other.shape and tensor.stride() == other.stride()",
+            "return tensor.shape == other.shape and tensor.stride() != other.stride()",
+        )
+    ],
+    *[
+        Equivalent("csrc/cuda/pointwise.cu", line, reason)
+        for line, reason in (
+            (
+                "while (cut + 1 <= it.dimensions && inner > most) inner /= it.size[++cut];",
+                "inside the last dimension there is 1 element, which is not too much",
+            ),
+            (
+                "return chunks <= kMaxPointwiseBlocks ? unsigned(chunks) : kMaxPointwiseBlocks;",
+                "the same at a tie",
+            ),
+        )
+    ],
+    Equivalent(
+        "triton_kernels/pointwise.py",
+        "if inner == 1 and packet >= 1 and tensor.data_ptr() % unit == 0 and not any(steps):",
+        "an element is aligned to its own size",
+    ),
+    Equivalent(
+        "triton_kernels/pointwise.py",
+        "EDGE=how.columns % how.packet != 0, WIDE=shape.numel() > 2**31,",
+        "2^31 elements are at most 2^30 rows",
+    ),
+    Equivalent(
+        "triton_kernels/pointwise.py",
+        "full = next((tensor for tensor in present if tensor.shape != shape), None)",
+        "the shorter way to the same plan",
+    ),
+    Equivalent(
+        "csrc/cuda/pointwise_access.cuh",
+        "for (int d = walk.dimensions - 1; d >= 0; --d) {",
+        "nothing is left of the index after the outermost dimension",
+    ),
+    *[
+        Equivalent("csrc/cuda/pointwise_kernel.cuh", line, "one chunk more, without elements")
+        for line in (
+            "for (uint32_t c = blockIdx.x; c <= chunks; c += gridDim.x) {",
+            "const uint32_t chunks = (job.walk.numel + chunk + 1) / chunk;",
+        )
+    ],
+    Equivalent(
+        "csrc/cuda/pointwise_access.cuh",
+        "return {value, uint32_t(((uint64_t(1) << 32) * ((uint64_t(1) << shift) + value)) / value + 1), shift};",
+        "more by 2^33, of which 32 bits are kept",
+    ),
     Equivalent("triton_kernels/row_kernels.py", "if whole <= packets:", "one tile more, all of it masked off"),
     *[
         Equivalent(

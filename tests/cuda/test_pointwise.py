@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import mmap
 import zlib
@@ -181,6 +182,46 @@ def test_layouts(layout: str, whole: str) -> None:
             p.weight, p.upstream = second, layouts()[layout](values(shape, torch.float16, generator))
             p.check_elements(torch.bfloat16)
         p.check_sums()
+
+
+@pytest.mark.parametrize(
+    ("layout", "packed"),
+    [
+        ("contiguous", True),
+        ("channels_last", False),  # beside a contiguous one: no order suits both
+        ("sliced", True),
+        ("sliced_odd", False),
+        ("misaligned", False),
+        ("last_broadcast", True),
+        ("every_other", False),
+    ],
+)
+def test_what_comes_in_packs(layout: str, packed: bool) -> None:
+    """A thread takes 8 elements in packs and 4 otherwise, so there are half as many blocks, and partial sums."""
+    shape, generator = (6, 8, 10, 128), generator_of(layout)
+    first, second = (values(shape, torch.float32, generator) for _ in range(2))
+    call = Problem(HUBER, [first, layouts()[layout](second)], [0.3]).call()
+    assert blocks(call) == first.numel() // (256 * (8 if packed else 4))
+
+
+def test_a_line_comes_in_packs_but_for_its_end() -> None:
+    generator = generator_of("line")
+    p = Problem(HUBER, [values((4100,), torch.float32, generator) for _ in range(2)], [0.3])
+    assert blocks(p.call()) == 2 + 1
+
+
+def blocks(call: Call) -> int:
+    """Of all launches, by the partial sums: of the loss and of the weights."""
+    return int(library().fastloss_pointwise_scratch(ctypes.byref(call))) // 2
+
+
+def test_as_many_dimensions_as_there_can_be() -> None:
+    """None of them merges with another."""
+    shape, generator = (2,) * 8, generator_of("dimensions")
+    first = values(shape, torch.float32, generator).permute(7, 5, 3, 1, 0, 2, 4, 6)
+    p = Problem(HUBER, [first, values(shape, torch.bfloat16, generator)], [0.3])
+    p.check_elements()
+    p.check_sums()
 
 
 SHAPES = [
