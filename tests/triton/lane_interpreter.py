@@ -159,6 +159,16 @@ def test_focal_of_one_class():
     check_everything(*make((1, 1, 3), torch.float32, False, False, seed=4), Options(gamma=2.0))
 
 
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_of_an_impossible_label(gamma):
+    """Its probability is 0 and the logarithm -inf: the slope has to be that of the limit, not of 0 * inf."""
+    logits, options = torch.tensor([[0.0, -math.inf, 1.0]]), Options(gamma=gamma)
+    arguments = (logits, torch.tensor([1]), None, options.loss, options.parameters, IGNORE)
+    loss, slopes = row.row_forward_backward(*arguments, SUM)
+    assert loss == math.inf
+    assert_close(slopes, logits.double().softmax(1) - torch.tensor([[0.0, 1.0, 0.0]]), torch.float32)
+
+
 # ---------------------------------------------------------------------------------------------------------- layouts
 
 
