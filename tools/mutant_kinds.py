@@ -474,6 +474,10 @@ EQUIVALENT: tuple[Equivalent, ...] = (
                 "inside the last dimension there is 1 element, which is not too much",
             ),
             (
+                "while (cut - 1 < it.dimensions && inner > most) inner /= it.size[++cut];",
+                "inside the last dimension there is 1 element, which is not too much",
+            ),
+            (
                 "return chunks <= kMaxPointwiseBlocks ? unsigned(chunks) : kMaxPointwiseBlocks;",
                 "the same at a tie",
             ),
@@ -510,6 +514,11 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "csrc/cuda/pointwise_access.cuh",
         "return {value, uint32_t(((uint64_t(1) << 32) * ((uint64_t(1) << shift) + value)) / value + 1), shift};",
         "more by 2^33, of which 32 bits are kept",
+    ),
+    Equivalent(
+        "triton_kernels/row_losses.py",
+        "pull = tl.where(inside, p * log_p / tl.where(inside == inside, miss, 1.0), 0.0)",
+        "the quotient is not taken outside",
     ),
     Equivalent("triton_kernels/row_kernels.py", "if whole <= packets:", "one tile more, all of it masked off"),
     *[

@@ -147,4 +147,4 @@ class Unmutated:
             self.journal.save()
 
     def timeout(self, lane: Lane) -> float:
-        return 900 if lane.name == "build" else 20 + 3 * self.journal.seconds[lane.name]
+        return 900 if lane.name == "build" else 10 + 2 * self.journal.seconds[lane.name]
