@@ -221,7 +221,6 @@ KINDS = {
         (
             library("kernels", "plain"),
             emulated("paths", "plain", "kernels", "test_races.py"),
-            emulated("float32", "plain", "kernels", "test_rows.py", "-k", "float32 and not special and not vocabulary"),
             emulated("values", "plain", "kernels", "test_rows.py"),
             emulated("TSan", "tsan", "kernels", "test_races.py"),
             emulated("ASan", "asan", "kernels", "test_rows.py"),

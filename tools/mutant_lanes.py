@@ -36,15 +36,24 @@ def begin(folder: Path, output: Path) -> None:
 
 
 class First:
-    """What failed last comes first: mutants of neighbouring lines fail the same tests."""
+    """The tests that have noticed a mutant come first, the last one at the front."""
 
-    failed: ClassVar[dict[Lane, str]] = {}
+    failed: ClassVar[dict[str, list[str]]] = {}  # by lane
 
     def __init__(self, lane: Lane) -> None:
-        self.test = self.failed.get(lane, "")
+        self.tests = self.failed.get(lane.name, [])
+
+    @classmethod
+    def noticed(cls, lane: str, test: str) -> None:
+        test = test.split("/")[-1]
+        others = [other for other in cls.failed.get(lane, []) if other != test]
+        cls.failed[lane] = [test, *others[:30]]
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.sort(key=lambda item: self.test not in item.nodeid)
+        def place(item: pytest.Item) -> int:
+            return next((k for k, test in enumerate(self.tests) if test in item.nodeid), len(self.tests))
+
+        items.sort(key=place)
 
 
 def executed(lane: Lane, folder: Path, environment: dict[str, str], output: Path) -> None:
@@ -95,7 +104,7 @@ def run(lane: Lane, tree: Path, timeout: float, number: int = 0) -> str | None:
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.M)
     if not failed:
         return f"exit code {process.exitcode}"
-    First.failed[lane] = failed[0].split("/")[-1]
+    First.noticed(lane.name, failed[0])
     return failed[0]
 
 
@@ -111,8 +120,12 @@ class Journal:
         self.outcomes: dict[str, tuple[str, str]] = {
             mutant: outcome
             for mutant, outcome in (known["outcomes"] if same else {}).items()
-            if same_tests or outcome[0] in ("killed", "not compiled")
+            if same_tests or outcome[0] in ("killed", "timeout", "not compiled")
         }
+        First.failed.clear()
+        for outcome, detail in self.outcomes.values():
+            if outcome == "killed" and "::" in detail:
+                First.noticed(*detail.split(": ", 1))
 
     def save(self) -> None:
         self.path.write_text(json.dumps(self.digests | {"seconds": self.seconds, "outcomes": self.outcomes}, indent=1))

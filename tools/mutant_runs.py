@@ -118,7 +118,7 @@ class Together:
 
 
 def outcomes(
-    name: str, kind: Kind, tree: Path, journal: Journal, todo: list[Mutant], minutes: float | None
+    name: str, kind: Kind, tree: Path, journal: Journal, todo: list[Mutant], minutes: float | None, only_together: bool
 ) -> Iterator[tuple[Mutant, str, str]]:
     """Of each mutant, until the time is over."""
     if not todo:
@@ -134,6 +134,8 @@ def outcomes(
                 yield mutant, *outcome
             else:
                 left.append(mutant)
+    if only_together:
+        return
     together.end()
     one_by_one = OneByOne(kind, tree, unmutated)
     print(f"{name}: {len(left)} one by one", flush=True)

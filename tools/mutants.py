@@ -1,7 +1,7 @@
 """`make mutants`: breaks one thing at a time in the kernels and asks whether the tests notice. Hours; not part of CI.
 
     python tools/mutants.py [KIND ...] [--sample N [--seed S]] [--minutes M] [--only TEXT] [--skip LANE ...]
-                            [--list]
+                            [--together] [--list]
 
 A mutant deletes a barrier or a statement, bends a bound, drops a mask or flips a sign. It is killed if a lane of the
 tests fails, the quickest lane first. A survivor is to be read: either a test is missing, or the mutant is equivalent,
@@ -65,6 +65,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
     parser.add_argument("--minutes", type=float, metavar="M", help="no new mutant of a kind after this time")
     parser.add_argument("--skip", nargs="*", default=[], metavar="LANE", help="lanes to leave out: a first look")
+    parser.add_argument("--together", action="store_true", help="leave out those that need a build of their own")
     parser.add_argument("--list", action="store_true", help="list them, run nothing")
     arguments = parser.parse_args()
     survived = 0
@@ -90,7 +91,7 @@ def main() -> int:
             if (known := journal.outcomes.get(str(mutant))) is None
             or (known[0] == "survived" and known[1] not in ("", without))
         ]
-        for mutant, outcome, detail in outcomes(name, kind, tree, journal, todo, arguments.minutes):
+        for mutant, outcome, detail in outcomes(name, kind, tree, journal, todo, arguments.minutes, arguments.together):
             print(f"{mutant}\n    {outcome} {detail}", flush=True)
             journal.outcomes[str(mutant)] = (outcome, without if outcome == "survived" else detail)
             journal.save()
