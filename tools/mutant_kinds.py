@@ -519,6 +519,46 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "pull = tl.where(inside, p * log_p / tl.where(inside == inside, miss, 1.0), 0.0)",
         "the quotient is not taken outside",
     ),
+    Equivalent(
+        "triton_kernels/row_tiles.py",
+        "return sum_packets(tl.where((column == index), z - top[:, None, None], 0.0))",
+        "no column behind the mask is a class",
+    ),
+    Equivalent(
+        "triton_kernels/row_tiles.py",
+        "return tl.where(inside == inside, index, -1).to(tl.int32), counted, row_weight",
+        "the row is NaN for its weight",
+    ),
+    Equivalent(
+        "csrc/cuda/row_contiguous.cuh",
+        "const A target_z = Loss::modulated ? job.loss.logit(A(widen(slice.logits[target.index + slice.begin]))) : A(0);",  # noqa: E501
+        "a backward pass has no cluster, so the slice begins at 0",
+    ),
+    Equivalent(
+        "csrc/cuda/row_math.cuh",
+        "const bool has_target = unsigned(index - first) <= unsigned(kCount);",
+        "it saves the comparisons below, which decide",
+    ),
+    Equivalent(
+        "csrc/cuda/row_strided.cuh",
+        "for (int c = int(threadIdx.y); c <= classes; c += kClassGroup * parts) {",
+        "one group more, without a class",
+    ),
+    Equivalent(
+        "csrc/cuda/row_strided.cuh",
+        "if (c + (kClassGroup + 1) * parts < classes) {",
+        "the other branch does the same, one at a time",
+    ),
+    Equivalent(
+        "csrc/cuda/reduce.cuh",
+        "return count <= kMaxSumThreads ? unsigned(count + 31) / 32 * 32 : unsigned(kMaxSumThreads);",
+        "the same at a tie",
+    ),
+    Equivalent(
+        "triton_kernels/row_kernels.py",
+        "top = tl.load(state + row)",
+        "behind the last row there is the other half of the state, which is not used",
+    ),
     Equivalent("triton_kernels/row_kernels.py", "if whole <= packets:", "one tile more, all of it masked off"),
     *[
         Equivalent(

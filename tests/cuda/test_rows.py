@@ -121,7 +121,7 @@ def test_alignment(classes: int, offset: int, padding: int, device: str) -> None
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(2, 19, 37), (1, 200, 5)])
+@pytest.mark.parametrize("shape", [(2, 19, 37), (1, 255, 5)])  # 255: the last of a group is just missing
 def test_class_stride(shape: tuple[int, ...], dtype: torch.dtype, options: str) -> None:
     check(problem(shape, dtype, options, padding=3))
 
