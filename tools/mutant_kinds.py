@@ -221,6 +221,7 @@ KINDS = {
         (
             library("kernels", "plain"),
             emulated("paths", "plain", "kernels", "test_races.py"),
+            emulated("shapes", "plain", "kernels", "test_launch_shapes.py"),
             emulated("values", "plain", "kernels", "test_rows.py"),
             emulated("TSan", "tsan", "kernels", "test_races.py"),
             emulated("ASan", "asan", "kernels", "test_rows.py"),
@@ -559,6 +560,17 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "top = tl.load(state + row)",
         "behind the last row there is the other half of the state, which is not used",
     ),
+    *[
+        Equivalent("csrc/cuda/scale.cu", line, "one chunk more, without elements")
+        for line in ("const long long chunks_per_line = (length + chunk + 1) / chunk;",)
+    ],
+    *[
+        Equivalent("triton_kernels/row_kernels.py", line, "a program is one row, and there is no other")
+        for line in (
+            "index, counted, row_weight = read_index_target(target, weight, row, row <= rows, classes, ignore_index, A)",
+            "scale = row_scale(grad_loss, denominator, row, row <= rows, A)",
+        )
+    ],
     Equivalent("triton_kernels/row_kernels.py", "if whole <= packets:", "one tile more, all of it masked off"),
     *[
         Equivalent(

@@ -87,6 +87,7 @@ def load(name: str) -> ctypes.CDLL:
     library = ctypes.CDLL(str(cuda_build.library(name, LANE)))
     library.emulator_last_error.restype = ctypes.c_char_p
     library.emulator_launches.restype = ctypes.c_uint64
+    library.emulator_last_shape.restype = ctypes.POINTER(ctypes.c_uint64 * 5)
     return library
 
 

@@ -185,6 +185,8 @@ namespace emulator __attribute__((visibility("hidden"))) {
     s.error.clear();
     s.kernel = kernel_name(function);
     ++s.launches;
+    const uint64_t shape[] = {grid.x, block.x, block.y, cluster, shared_bytes};
+    std::copy(std::begin(shape), std::end(shape), s.last_shape);
     if (const char* reason = refuse(grid, block, cluster, shared_bytes)) {
       s.last_error = text("kernel '%s' grid (%u,%u,%u) block (%u,%u,%u) cluster %u shared %zu: %s", s.kernel.c_str(),
                           grid.x, grid.y, grid.z, block.x, block.y, block.z, cluster, shared_bytes, reason);
@@ -238,6 +240,7 @@ extern "C" {
 #define EMULATOR_API __attribute__((visibility("default"), used)) inline
 EMULATOR_API const char* emulator_last_error() { return emulator::state().last_error.c_str(); }
 EMULATOR_API uint64_t emulator_launches() { return emulator::state().launches; }
+EMULATOR_API const uint64_t* emulator_last_shape() { return emulator::state().last_shape; }
 // order: 0 forward, 1 reverse, 2 random.
 EMULATOR_API void emulator_set_order(int order, unsigned seed) {
   emulator::state().order = emulator::Order(order);

@@ -144,6 +144,7 @@ namespace emulator __attribute__((visibility("hidden"))) {
 
     std::string last_error;
     uint64_t launches = 0;
+    uint64_t last_shape[5] = {};  // blocks, threads along x and y, blocks of a cluster, bytes of shared memory
 
     unsigned random(size_t below) {
       random_state = random_state * 6364136223846793005ull + 1442695040888963407ull;
