@@ -179,6 +179,15 @@ def embed(tensor: Tensor, storage_offset: int, strides: tuple[int, ...]) -> Tens
     return view.copy_(tensor)
 
 
+@pytest.mark.parametrize("options", [PLAIN, Options(gamma=2.0)], ids=["cross-entropy", "focal"])
+@pytest.mark.parametrize("classes", [131, 8501])
+def test_labels_at_the_ends_of_a_row(classes, options):
+    """Before the first whole packet, and after the last one: each label in a row of each alignment."""
+    logits, _, _ = make((1, classes), torch.float32, False, False, seed=6)
+    labels = torch.tensor([0, 1, classes - 2, classes - 1]).repeat_interleave(4)
+    check_everything(logits.repeat(16, 1), labels, None, options)
+
+
 LAYOUTS = {
     "padded rows, aligned": ((5, 523), 0, (528, 1)),
     "padded rows, every alignment": ((9, 523), 0, (525, 1)),
