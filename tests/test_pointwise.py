@@ -188,6 +188,42 @@ def test_layouts(case, backend, device, dtype):
                         assert gradient.stride() == x.stride()
 
 
+LARGE = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.t().contiguous().t(),
+    "one row": lambda x: x[:1],
+    "one column": lambda x: x[:, :1],
+    "every other": lambda x: torch.stack([x, -x], -1)[..., 0],
+}
+
+
+@backends
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("layout", LARGE)
+def test_several_tiles_and_tasks(layout, dtype, backend, device):
+    """The CPU's kernels take 1024 elements at a time, and 32768 on a thread: one more here than two such shares."""
+    random = generator(f"{layout} {dtype}")
+    made = {name: torch.randn(331, 199, generator=random) for name in ("values", "old_values", "returns")}
+    made["returns"] = LARGE[layout](made["returns"])
+    tensors = to(made, device, dtype)
+    mask = torch.rand(331, 199, generator=random).to(device) < 0.6
+    upstream = torch.randn(331, 199, generator=random).to(device, dtype)
+
+    def run(tensors, mask, upstream):
+        leaf = {"values": tensors["values"].clone().requires_grad_()}
+        mean, terms = fastloss.rl.value_clip_loss(**{**tensors, **leaf}, clip=0.4, mask=mask, return_terms=True)
+        elements = fastloss.rl.value_clip_loss(**{**tensors, **leaf}, clip=0.4, aggregation="none")
+        gradients = [torch.autograd.grad(x, leaf["values"], g)[0] for x, g in ((mean, None), (elements, upstream))]
+        return [mean, *terms.values(), elements, *gradients]
+
+    with fastloss.backend("reference"):
+        exact = run(to(tensors, "cpu", torch.float64), mask.cpu(), upstream.cpu().double())
+    with fastloss.backend(backend):
+        found = run(tensors, mask, upstream)
+    for value, value64 in zip(found, exact, strict=True):
+        assert_close(value, value64, dtype)
+
+
 @backends
 @one_of_each
 def test_broadcasting(case, backend, device):

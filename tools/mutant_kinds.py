@@ -23,7 +23,7 @@ QUICK_LAWS = (
     "test_softmax_focal"
 )
 ROW_LAWS = ("test_laws.py", "test_cross_entropy.py", "test_softmax_focal.py")
-POINTWISE_VALUES = "kernels_agree or masks or terms or layouts or broadcasting"
+POINTWISE_VALUES = "kernels_agree or masks or terms or layouts or broadcasting or tiles"
 POINTWISE_ORACLES = ("test_pointwise_oracles_supervised.py", "test_pointwise_oracles_policies.py")
 PAIRS_LAWS = "agree or sizes or special or mixed or not_there or layouts or bits"
 NO_TRANSFORMS = "not compile and not transforms and not opcheck and not gradcheck"  # seconds each, and no kernel's own
@@ -248,6 +248,7 @@ KINDS = {
         (
             copied(),
             interpreted("a few values", "lane_interpreter", "-k", "test_values and float32"),
+            interpreted("losses", "lane_pointwise_losses"),  # of common.py's functions
             interpreted("interpreter", "lane_interpreter"),
             Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and row and sm_90")),
         ),
