@@ -105,7 +105,17 @@ def test_published_vectors(backend):
 @backends
 @pytest.mark.parametrize(
     ("rows", "sources", "targets"),
-    [(1, 1, 1), (3, 16, 129), (2, 17, 128), (3, 33, 127), (1, 1030, 3), (2, 5, 1025), (1, 1025, 1025), (70, 2, 2)],
+    [
+        (1, 1, 1),
+        (3, 16, 129),
+        (2, 17, 128),
+        (3, 33, 127),
+        (1, 1030, 3),
+        (2, 5, 1025),
+        (1, 1025, 1025),
+        (70, 2, 2),
+        (2, 61, 5),
+    ],
 )
 def test_sizes(backend, device, rows, sources, targets):
     case = Case(f"{rows} {sources} {targets}", rl.quantile_huber_loss, (rows,), sources, targets)

@@ -568,7 +568,7 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     *[
         Equivalent("triton_kernels/row_kernels.py", line, "a program is one row, and there is no other")
         for line in (
-            "index, counted, row_weight = read_index_target(target, weight, row, row <= rows, classes, ignore_index, A)",
+            "index, counted, row_weight = read_index_target(target, weight, row, row <= rows, classes, ignore_index, A)",  # noqa: E501
             "scale = row_scale(grad_loss, denominator, row, row <= rows, A)",
         )
     ],

@@ -52,6 +52,7 @@ class Compiled:
     stores: Counter[int]
     traps: bool
     warps_on_chip: int  # that fit the registers of an SM (NVIDIA) or of a SIMD (AMD)
+    barriers: int  # instructions at which a block waits for all its threads
 
     def __str__(self) -> str:
         return (
@@ -129,7 +130,7 @@ def nvidia(kernel: Any, name: str, chip: Chip) -> Compiled:
     return Compiled(
         name, warps, registers, sum(op.split(".")[0] in ("LDL", "STL") for op in operations), kernel.metadata.shared,
         widths["LDG"], widths["STG"], "assertfail" in kernel.asm["ptx"],
-        min(64, chip.registers // allocated // warps * warps),
+        min(64, chip.registers // allocated // warps * warps), sum(op.startswith("BAR.SYNC") for op in operations),
     )  # fmt: skip
 
 
@@ -152,4 +153,5 @@ def amd(kernel: Any, name: str, chip: Chip) -> Compiled:
     return Compiled(
         name, kernel.metadata.num_warps, registers, spills, kernel.metadata.shared, widths["load"], widths["store"],
         "hostcall" in code, min(8, chip.registers // (8 * -(-registers // 8))),
+        len(re.findall(r"^\s+s_barrier$", code, re.M)),
     )  # fmt: skip

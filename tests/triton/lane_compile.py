@@ -115,6 +115,17 @@ def test_row_kernel(case):
     assert compiled.traps == (NVIDIA and not case.soft)
 
 
+@pytest.mark.parametrize("shape", [(64, 4096), (64, 32000), (8, 19, 65536)], ids=["resident", "streaming", "strided"])
+def test_threads_wait_before_they_overwrite_logits(shape):
+    """A thread may still read what another one overwrites; the interpreter, tile after tile, cannot see it."""
+    target = torch.empty(torch.Size(shape).numel() // shape[1], dtype=torch.long)
+    with compiling(CHIP) as compiled:
+        for operation in (row.row_forward_backward, row.row_forward_backward_):
+            operation(torch.empty(shape, dtype=BF16), target, None, "cross_entropy", PLAIN, -100, SUM)
+    apart, in_place = (kernel for kernel in compiled if kernel.kernel != "sum_kernel")
+    assert in_place.barriers > apart.barriers
+
+
 def test_sums_and_scale():
     with compiling(CHIP) as compiled:
         logits, target = torch.empty(100_000, 16), torch.empty(100_000, dtype=torch.long)
