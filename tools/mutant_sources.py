@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mutant_kinds import DECLARATIONS, EQUIVALENT, Kind
+from mutant_equivalents import EQUIVALENT
+from mutant_kinds import DECLARATIONS, Kind
 from mutant_schemata import Edit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,10 +37,7 @@ class Mutant:
         bounds = [re.sub(r"([<>])=", r"\1", line) for line in (self.before, self.after)]
         if bounds[0] == bounds[1] and re.search(EXTREME, self.after):
             return "the lesser or greater of two, which are the same at a tie"
-        for known in EQUIVALENT:
-            if (known.file, known.line) == (self.file, self.after):
-                return known.reason
-        return None
+        return EQUIVALENT.get(self.file, {}).get(self.after)
 
 
 def without_text(name: str, source: str) -> str:
