@@ -73,6 +73,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         ": beta(A(parameters[0])), inverse_beta(parameters[0] >= 0 ? A(1 / parameters[0]) : A(0)) {}": "the inverse is not used for beta = 0",
     },
     "triton_kernels/common.py": {
+        "return tl.where(size < 0.4, near, tl.where(x <= 0, -far, far))": "0 is near",
         "negative = x <= 0": "both sigmoids of 0 are 1/2",
         "return tl.where(x > 0, 1.0, decay) / (1.0 + decay)": "decay is 1 at 0",
         "return tl.where(size <= 0.4, near, tl.where(x < 0, -far, far))": "both formulas hold at the bound",
@@ -96,6 +97,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "full = next((tensor for tensor in present if tensor.shape != shape), None)": "the shorter way to the same plan",
     },
     "triton_kernels/pointwise_kernels.py": {
+        "elif ACCESS % 4 != 0:": "which loads have a hint for the cache",
         "row, start, lane, (row <= rows)[:, None, None], lane < columns - start,": "the row is 0, and there is one",
         "if A != tl.float64 and (value.dtype == tl.bfloat16 or value.dtype == tl.float16):": "halves become doubles by fp32 or at once",
         "if value.dtype != tl.float64 and (dtype == tl.bfloat16 or dtype == tl.float16):": "halves become doubles by fp32 or at once",

@@ -90,9 +90,12 @@ class Problem:
         call.losses, call.gradient = losses.data_ptr(), emulated.pointer(gradient)
         for name, value in change.items():
             setattr(call, name, value)
-        scratch = torch.full((library().fastloss_pairs_scratch(ctypes.byref(call)),), NAN, dtype=torch.float64)
+        count = library().fastloss_pairs_scratch(ctypes.byref(call))
+        before, scratch, after = torch.full((3 * count,), NAN, dtype=torch.float64).split(count)
         call.scratch = scratch.data_ptr()
         emulated.check(library(), library().fastloss_pairs(ctypes.byref(call), ctypes.byref(H100)))
+        assert before.isnan().all(), "written before the scratch"
+        assert after.isnan().all(), "written behind the scratch"
         return losses, gradient
 
     def expected(self) -> tuple[Tensor, Tensor]:
