@@ -124,6 +124,22 @@ def test_the_same_input_gives_the_same_bits(case, backend, device):
 
 @backends
 @one_of_each
+def test_layouts(case, backend, device):
+    """The elements of an embedding far apart in memory."""
+    tensors = to(case.make(generator(case.name)), device, torch.float64)
+    columns = {
+        name: x.t().contiguous().t() if isinstance(x, Tensor) and x.dim() == 2 else x for name, x in tensors.items()
+    }
+    with fastloss.backend(backend):
+        value, gradients = compute(case, tensors, dict(case.options))
+        same, same_gradients = compute(case, columns, dict(case.options))
+    assert_close(same, value, torch.float64, "value", case.terms)
+    for name, gradient in gradients.items():
+        assert_close(same_gradients[name], gradient, torch.float64, f"gradient of {name}", case.terms)
+
+
+@backends
+@one_of_each
 def test_backward_again_and_arguments_left_alone(case, backend, device):
     tensors = to(case.make(generator(case.name)), device, torch.float64)
     copies = {name: x.clone() for name, x in tensors.items() if isinstance(x, Tensor)}

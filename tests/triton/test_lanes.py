@@ -27,8 +27,8 @@ PAIRS_LAWS = (
 )
 # One case of each path of the launchers; the whole table takes minutes.
 PAIRWISE_PATHS = (
-    "triton and kernels_agree and (labels or queue or supcon_loss-triton or siglip or clip_loss-triton or "
-    "(decoupled and not target and not supcon))"
+    "triton and (kernels_agree and (labels or queue or supcon_loss-triton or siglip or clip_loss-triton or "
+    "(decoupled and not target and not supcon)) or layouts and (clip_loss or info_nce))"
 )
 # file, options of pytest, about so many seconds
 INTERPRETED = {
