@@ -25,6 +25,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "const unsigned blocks = blocks_for((call.rows + kPairsThreads + 1) / kPairsThreads);": "one block more, without a row",
     },
     "csrc/cuda/pointwise.cu": {
+        "const int64_t rows = most / inner >= 0 ? most / inner : 1;": "inner is at most most",
         "while (cut + 1 <= it.dimensions && inner > most) inner /= it.size[++cut];": "inside the last dimension there is 1 element, which is not too much",
         "while (cut - 1 < it.dimensions && inner > most) inner /= it.size[++cut];": "inside the last dimension there is 1 element, which is not too much",
         "return chunks <= kMaxPointwiseBlocks ? unsigned(chunks) : kMaxPointwiseBlocks;": "the same at a tie",
@@ -124,5 +125,16 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "triton_kernels/row_tiles.py": {
         "return sum_packets(tl.where((column == index), z - top[:, None, None], 0.0))": "no column behind the mask is a class",
         "return tl.where(inside == inside, index, -1).to(tl.int32), counted, row_weight": "the row is NaN for its weight",
+    },
+    "triton_kernels/pairwise_kernels.py": {
+        "there = (row <= rows)[:, None] & (column < columns)[None, :]": "nothing is stored of the row behind the last",
+        'z = tl.where(there == there, z, float("-inf"))': "the weights of pairs that are not there become 0 below",
+    },
+    "csrc/cpu/pointwise_operators.cpp": {
+        "total = value >= total || value != value ? value : total;": "the same at a tie",
+        "total = value <= total || value != value ? value : total;": "the same at a tie",
+    },
+    "csrc/cpu/pairs_operators.cpp": {
+        "if (tasks < grain)": "as many tasks as one thread takes: in parallel or not",
     },
 }

@@ -29,20 +29,20 @@ constexpr bool on() {
   return true;
 }
 
-#define MUTANT_OPERATOR(name, original, mutated)                                                   \
-  template <int K>                                                                                 \
-  struct name {};                                                                                  \
-  template <class L, int K>                                                                        \
-  struct name##_of {                                                                               \
-    const L& left;                                                                                 \
-  };                                                                                               \
-  template <class L, int K>                                                                        \
-  constexpr name##_of<L, K> operator original(const L& left, name<K>) {                            \
-    return {left};                                                                                 \
-  }                                                                                                \
-  template <class L, int K, class R>                                                               \
-  constexpr auto operator original(name##_of<L, K> pair, const R& right) {                         \
-    return on<K>() ? pair.left mutated right : pair.left original right;                           \
+#define MUTANT_OPERATOR(name, original, mutated)                           \
+  template <int K>                                                         \
+  struct name {};                                                          \
+  template <class L, int K>                                                \
+  struct name##_of {                                                       \
+    const L& left;                                                         \
+  };                                                                       \
+  template <class L, int K>                                                \
+  constexpr name##_of<L, K> operator original(const L& left, name<K>) {    \
+    return {left};                                                         \
+  }                                                                        \
+  template <class L, int K, class R>                                       \
+  constexpr auto operator original(name##_of<L, K> pair, const R& right) { \
+    return on<K>() ? pair.left mutated right : pair.left original right;   \
   }
 
 MUTANT_OPERATOR(less, <, <=)
