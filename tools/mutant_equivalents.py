@@ -16,6 +16,12 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "for (int o = 0; o < F::operands; ++o) operand[o] = read(p.operand[o], start, sources, 3 - o);": "no loss over pairs has a second operand: o is 0",
     },
     "csrc/cpu/pointwise.cpp": {
+        "const V zero{}, one = zero - A(1);": "the weight of what has none; a mean divides it out",
+        "for (int64_t at = start; at <= end; at += kTile) {": "one tile more, without elements",
+        "for (int m = 0; m <= F::metrics; ++m) description->metric_kind[m] = F::metric_kind(m);": "one more of the places for metrics, which nobody reads",
+        "for (int k = 0; k <= F::operands; ++k) gradient |= p.gradient[k].data != nullptr;": "one more of the places for operands, which are null, or 0, behind those of a loss",
+        "for (int k = 0; kGradient && k <= F::operands; ++k) {": "one more of the places for operands, which are null, or 0, behind those of a loss",
+        "for (int k = 0; k <= F::operands; ++k) t.constant[k] = A(p.constant[k]);": "one more of the places for operands, which are null, or 0, behind those of a loss",
         "for (int k = 0; k <= F::operands; ++k) {": "no loss has all kMaxOperands operands, and those it has not are null",
     },
     "csrc/cuda/pairs.cu": {
@@ -131,10 +137,15 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         'z = tl.where(there == there, z, float("-inf"))': "the weights of pairs that are not there become 0 below",
     },
     "csrc/cpu/pointwise_operators.cpp": {
+        "p.measure = measure && description_.metrics >= 0;": "of no metrics there are none",
+        "for (int m = 0; m <= metrics; ++m) {": "one more of the places for metrics, which nobody reads",
         "total = value >= total || value != value ? value : total;": "the same at a tie",
         "total = value <= total || value != value ? value : total;": "the same at a tie",
     },
     "csrc/cpu/pairs_operators.cpp": {
         "if (tasks < grain)": "as many tasks as one thread takes: in parallel or not",
+    },
+    "csrc/cpu/tiles.h": {
+        "for (int64_t i = 0; i <= run; i += kLanes) {": "one vector more, without elements",
     },
 }
