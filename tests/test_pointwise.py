@@ -190,38 +190,50 @@ def test_layouts(case, backend, device, dtype):
 
 LARGE = {
     "contiguous": lambda x: x,
-    "transposed": lambda x: x.t().contiguous().t(),
-    "one row": lambda x: x[:1],
-    "one column": lambda x: x[:, :1],
+    "transposed": lambda x: x.permute(2, 1, 0).contiguous().permute(2, 1, 0),
+    "swapped": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "one row": lambda x: x[:, :1],
+    "one column": lambda x: x[..., :1],
     "every other": lambda x: torch.stack([x, -x], -1)[..., 0],
+}
+
+LARGE_DTYPES = {
+    "float32": (torch.float32,) * 3,
+    "bfloat16": (torch.bfloat16,) * 3,
+    "float64": (torch.float64,) * 3,
+    "mixed": (torch.bfloat16, torch.float64, torch.float32),
 }
 
 
 @backends
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("dtypes", LARGE_DTYPES.values(), ids=LARGE_DTYPES)
 @pytest.mark.parametrize("layout", LARGE)
-def test_several_tiles_and_tasks(layout, dtype, backend, device):
+def test_several_tiles_and_tasks(layout, dtypes, backend, device):
     """The CPU's kernels take 1024 elements at a time, and 32768 on a thread: one more here than two such shares."""
-    random = generator(f"{layout} {dtype}")
-    made = {name: torch.randn(331, 199, generator=random) for name in ("values", "old_values", "returns")}
-    made["returns"] = LARGE[layout](made["returns"])
-    tensors = to(made, device, dtype)
-    mask = torch.rand(331, 199, generator=random).to(device) < 0.6
-    upstream = torch.randn(331, 199, generator=random).to(device, dtype)
+    random = generator(f"{layout} {dtypes}")
+    shape = (37, 51, 41)
+    made = {
+        name: torch.randn(shape, generator=random).to(device, dtype)
+        for name, dtype in zip(("values", "old_values", "returns"), dtypes, strict=True)
+    }
+    tensors = {**made, "returns": LARGE[layout](made["returns"])}
+    mask = torch.rand(shape, generator=random).to(device) < 0.6
+    upstream = torch.randn(shape, generator=random).to(device, torch.bfloat16)
 
     def run(tensors, mask, upstream):
         leaf = {"values": tensors["values"].clone().requires_grad_()}
         mean, terms = fastloss.rl.value_clip_loss(**{**tensors, **leaf}, clip=0.4, mask=mask, return_terms=True)
         elements = fastloss.rl.value_clip_loss(**{**tensors, **leaf}, clip=0.4, aggregation="none")
-        gradients = [torch.autograd.grad(x, leaf["values"], g)[0] for x, g in ((mean, None), (elements, upstream))]
+        wanted = ((mean, None), (elements, upstream.to(elements.dtype)))
+        gradients = [torch.autograd.grad(x, leaf["values"], g)[0] for x, g in wanted]
         return [mean, *terms.values(), elements, *gradients]
 
     with fastloss.backend("reference"):
-        exact = run(to(tensors, "cpu", torch.float64), mask.cpu(), upstream.cpu().double())
+        exact = run(to(tensors, "cpu", torch.float64), mask.cpu(), upstream.cpu())
     with fastloss.backend(backend):
         found = run(tensors, mask, upstream)
     for value, value64 in zip(found, exact, strict=True):
-        assert_close(value, value64, dtype)
+        assert_close(value, value64, value.dtype)
 
 
 @backends

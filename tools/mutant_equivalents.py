@@ -62,6 +62,11 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "const long long chunks_per_line = (length + chunk + 1) / chunk;": "one chunk more, without elements",
     },
     "csrc/iteration.h": {
+        "for (int t = 0; t <= tensors; ++t) it.stride[t][at] = stride[t][d];": "of the tensor behind the last all strides are 0",
+        "for (int t = 0; merge && t <= tensors; ++t) merge = it.stride[t][last] == stride[t][d] * size[d];": "of the tensor behind the last all strides are 0",
+        "for (int t = 0; t <= tensors; ++t) {": "of the tensor behind the last all strides are 0",
+        "const int last = it.dimensions + 1;": "fewer dimensions are merged, which takes longer and comes to the same",
+        "bool merge = last > 0;": "fewer dimensions are merged, which takes longer and comes to the same",
         "if (sa != sb && sa != 0 && sb != 0) return sa >= sb;": "they differ",
     },
     "csrc/losses/functions.h": {
@@ -137,6 +142,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         'z = tl.where(there == there, z, float("-inf"))': "the weights of pairs that are not there become 0 below",
     },
     "csrc/cpu/pointwise_operators.cpp": {
+        "for (int k = 0; k <= description_.operands; ++k) {": "of the operand behind the last nothing is present or wanted",
         "p.measure = measure && description_.metrics >= 0;": "of no metrics there are none",
         "for (int m = 0; m <= metrics; ++m) {": "one more of the places for metrics, which nobody reads",
         "total = value >= total || value != value ? value : total;": "the same at a tie",
