@@ -31,6 +31,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "const unsigned blocks = blocks_for((call.rows + kPairsThreads + 1) / kPairsThreads);": "one block more, without a row",
     },
     "csrc/cuda/pointwise.cu": {
+        "while (cut + 1 < it.dimensions && inner >= most) inner /= it.size[++cut];": "more slabs of the same elements",
         "const int64_t rows = most / inner >= 0 ? most / inner : 1;": "inner is at most most",
         "while (cut + 1 <= it.dimensions && inner > most) inner /= it.size[++cut];": "inside the last dimension there is 1 element, which is not too much",
         "while (cut - 1 < it.dimensions && inner > most) inner /= it.size[++cut];": "inside the last dimension there is 1 element, which is not too much",
@@ -46,9 +47,13 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "const uint32_t chunks = (job.walk.numel + chunk + 1) / chunk;": "one chunk more, without elements",
     },
     "csrc/cuda/reduce.cuh": {
+        "if (y == ignore_index || y < 0 || y > classes) return 0;  // the row kernel traps on the latter": "the row kernel traps, and no result is seen",
+        "const long long wanted = (count + kSumPerBlock + 1) / kSumPerBlock;": "one block more, perhaps without a number",
+        "const long long share = (count + gridDim.x + 1) / gridDim.x, begin = blockIdx.x * share;": "other shares of the same numbers",
         "return count <= kMaxSumThreads ? unsigned(count + 31) / 32 * 32 : unsigned(kMaxSumThreads);": "the same at a tie",
     },
     "csrc/cuda/row_contiguous.cuh": {
+        "for (int base = team.thread; base <= stretch.packs; base += kInFlight * team.threads) {": "the packs are asked for once more below",
         "const A target_z = Loss::modulated ? job.loss.logit(A(widen(slice.logits[target.index + slice.begin]))) : A(0);": "a backward pass has no cluster, so the slice begins at 0",
     },
     "csrc/cuda/row_math.cuh": {
@@ -59,6 +64,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "if (c + (kClassGroup + 1) * parts < classes) {": "the other branch does the same, one at a time",
     },
     "csrc/cuda/scale.cu": {
+        "for (int u = 0; u <= kScaleInFlight; ++u) {": "a chunk has no pack for one more round",
         "const long long chunks_per_line = (length + chunk + 1) / chunk;": "one chunk more, without elements",
     },
     "csrc/iteration.h": {
@@ -153,5 +159,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "csrc/cpu/tiles.h": {
         "for (int64_t i = 0; i <= run; i += kLanes) {": "one vector more, without elements",
+    },
+    "triton_kernels/pairwise_losses.py": {
+        "return tl.maximum(z, 0.0) + log1p, tl.where(z <= 0.0, decay, one) / rounded": "decay is 1 at 0",
     },
 }
