@@ -215,12 +215,15 @@ def test_compile_fullgraph(case, backend, device):
 @one_of_each
 def test_autocast(case, backend, device):
     tensors = to(case.make(generator(case.name)), device, torch.bfloat16)
-    value64, _ = expected(case, tensors, dict(case.options))
+    wanted, _ = expected(case, tensors, dict(case.options))
     for name in (backend, "reference"):
+        if torch.float32 not in case.dtypes:  # which triplets are chosen is rounding's choice, too
+            with fastloss.backend(name):
+                wanted, _ = compute(case, to(tensors, device, torch.float32), dict(case.options))
         with torch.autocast(device, torch.bfloat16), fastloss.backend(name):
             value, gradients = compute(case, tensors, dict(case.options))
         assert value.dtype == torch.float32
-        assert_close(value, value64, torch.float32, f"{name} value", case.terms)
+        assert_close(value, wanted, torch.float32, f"{name} value", case.terms)
         assert all(gradient.dtype == torch.bfloat16 for gradient in gradients.values())
 
 

@@ -1,6 +1,6 @@
 """`make mutants`: breaks one thing at a time in the kernels and asks whether the tests notice. Hours; not part of CI.
 
-    python tools/mutants.py [KIND ...] [--sample N [--seed S]] [--minutes M] [--only TEXT] [--skip LANE ...]
+    python tools/mutants.py [KIND ...] [--sample N [--seed S]] [--minutes M] [--only TEXT ...] [--skip LANE ...]
                             [--together] [--list]
 
 A mutant deletes a barrier or a statement, bends a bound, drops a mask or flips a sign. It is killed if a lane of the
@@ -60,7 +60,9 @@ def report(name: str, of: int, rows: list[tuple[Mutant, str, str]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], default=[], metavar="KIND")
-    parser.add_argument("--only", default="", help="mutants whose description contains this")
+    parser.add_argument(
+        "--only", nargs="*", default=[""], metavar="TEXT", help="whose description contains one of these"
+    )
     parser.add_argument("--sample", type=int, metavar="N", help="N of each kind, spread over its files")
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
     parser.add_argument("--minutes", type=float, metavar="M", help="no new mutant of a kind after this time")
@@ -76,7 +78,7 @@ def main() -> int:
         kind = replace(kind, lanes=tuple(lane for lane in kind.lanes if lane.name not in skipped))
         without = f"without {', '.join(skipped)}" if skipped else ""
         every = list(mutants(kind, ROOT))
-        chosen = [mutant for mutant in every if arguments.only in str(mutant)]
+        chosen = [mutant for mutant in every if any(text in str(mutant) for text in arguments.only)]
         chosen = sampled(chosen, arguments.sample, arguments.seed) if arguments.sample else chosen
         if arguments.list:
             print(*chosen, sep="\n")

@@ -332,10 +332,11 @@ FASTLOSS_INLINE FASTLOSS_ISA::Floats exp_nonpositive(FASTLOSS_ISA::Floats x) {
 }
 
 // exp(x): 2^n in two factors, so that neither leaves the range of a float before their product does. 2.5 ulp, plus |x|
-// 1.4e-8 as above.
+// 1.4e-8 as above. Where exp overflows, the second factor is infinite itself: a fused multiply-add of the caller's, as in
+// exp(x) - y, would not round a product of finite factors to infinity.
 FASTLOSS_INLINE FASTLOSS_ISA::Floats exp(FASTLOSS_ISA::Floats x) {
   using namespace FASTLOSS_ISA;
-  x = (x > 89.0f) ? floats(89.0f) : x;  // inf from here on
+  x = (x > 89.0f) ? floats(177.0f) : x;  // n = 255, in halves of 127 and 128
   x = (x < -104.0f) ? floats(-104.0f) : x;
   Floats n, p = exp_fraction(x, n);
 #if defined(__AVX512F__)
@@ -367,7 +368,8 @@ FASTLOSS_INLINE FASTLOSS_ISA::Floats log1p(FASTLOSS_ISA::Floats x) {
 }
 
 // exp(x) - 1 = 2^n (2^f - 1) + (2^n - 1): for n = 0, which is |x| < 0.34, the first product alone, and the polynomial
-// of (2^f - 1) / f (relative error 2.1e-8) keeps its relative accuracy; for other n nothing cancels.
+// of (2^f - 1) / f (relative error 2.1e-8) keeps its relative accuracy; for other n little cancels
+// (at 0.35, 2.96 ulp on SSE2 and 2.68 on AVX2).
 FASTLOSS_INLINE FASTLOSS_ISA::Floats expm1(FASTLOSS_ISA::Floats x) {
   using namespace FASTLOSS_ISA;
   x = (x > 89.0f) ? floats(89.0f) : x;    // inf from here on
