@@ -46,8 +46,8 @@ def test_operators_on_emulated_kernels() -> None:
 
 
 @pytest.mark.skipif(cuda_build.nvcc() is None, reason="nvcc is not installed")
-@pytest.mark.builds("row", "90")
-@pytest.mark.builds("scale", "90")
+@pytest.mark.builds("row", cuda_build.WITH_CLUSTERS)
+@pytest.mark.builds("scale", cuda_build.WITH_CLUSTERS)
 @pytest.mark.builds("pointwise", cuda_build.ALL_AT_ONCE)
 @pytest.mark.builds("pairs", cuda_build.ALL_AT_ONCE)
 def test_library_for_cuda_registers(tmp_path: pathlib.Path) -> None:
@@ -60,7 +60,11 @@ def test_library_for_cuda_registers(tmp_path: pathlib.Path) -> None:
     source = tmp_path / "stub.c"
     source.write_text("int aoti_torch_get_current_cuda_stream(int device, void** stream) { return 1; }\n")
     subprocess.run(["gcc", "-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so", source, "-o", stub], check=True)
-    objects = [cuda_build.library("row", "90"), cuda_build.library("scale", "90"), *glue]
+    objects = [
+        cuda_build.library("row", cuda_build.WITH_CLUSTERS),
+        cuda_build.library("scale", cuda_build.WITH_CLUSTERS),
+        *glue,
+    ]
     objects += [cuda_build.library(path.stem, cuda_build.ALL_AT_ONCE) for path in cuda_build.POINTWISE]
     objects.append(cuda_build.library("pairs", cuda_build.ALL_AT_ONCE))
     static_runtime = [f"-L{cuda_build.CUDA / 'lib64'}", "-lcudart_static", "-lpthread", "-ldl", "-lrt"]

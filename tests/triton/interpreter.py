@@ -245,5 +245,5 @@ check_accesses()
 check_hints()
 track_launches()
 np.seterr(all="ignore")  # masked lanes and special values compute NaN on purpose
-torch.use_deterministic_algorithms(True)
+torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import Inductor, for 2 s
 torch.utils.deterministic.fill_uninitialized_memory = True
