@@ -332,8 +332,8 @@ FASTLOSS_INLINE FASTLOSS_ISA::Floats exp_nonpositive(FASTLOSS_ISA::Floats x) {
 }
 
 // exp(x): 2^n in two factors, so that neither leaves the range of a float before their product does. 2.5 ulp, plus |x|
-// 1.4e-8 as above. Where exp overflows, the second factor is infinite itself: a fused multiply-add of the caller's, as in
-// exp(x) - y, would not round a product of finite factors to infinity.
+// 1.4e-8 as above. Where exp overflows, the second factor is infinite itself: a fused multiply-add of the caller's, as
+// in exp(x) - y, would not round a product of finite factors to infinity.
 FASTLOSS_INLINE FASTLOSS_ISA::Floats exp(FASTLOSS_ISA::Floats x) {
   using namespace FASTLOSS_ISA;
   x = (x > 89.0f) ? floats(177.0f) : x;  // n = 255, in halves of 127 and 128
