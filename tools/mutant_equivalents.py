@@ -148,6 +148,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         'z = tl.where(there == there, z, float("-inf"))': "the weights of pairs that are not there become 0 below",
     },
     "csrc/cpu/pointwise_operators.cpp": {
+        "number_[k] = 1;": "it is read for operands whose gradient is wanted, which are tensors",
+        "const int64_t tasks = (p.iteration.numel + kTaskElements + 1) / kTaskElements;": "one task more, without elements",
         "for (int k = 0; k <= description_.operands; ++k) {": "of the operand behind the last nothing is present or wanted",
         "p.measure = measure && description_.metrics >= 0;": "of no metrics there are none",
         "for (int m = 0; m <= metrics; ++m) {": "one more of the places for metrics, which nobody reads",

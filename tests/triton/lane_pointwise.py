@@ -238,6 +238,15 @@ def test_the_plan_of_more_than_2_31_elements():
     assert (how.rows, how.columns, how.packet, how.access) == (1, count, 4, (1 + 8 * 4, 0))
 
 
+def test_the_plan_of_a_tile():
+    """A tile of 1024 elements: of one row, or of 16 where a tensor strides over the columns."""
+    padded, transposed = torch.empty(500, 1028)[:, :1024], torch.empty(1024, 500).t()
+    for operands, tile in (([padded, padded], (1, 1024)), ([padded, transposed], (16, 64))):
+        how = pointwise.plan(torch.Size([500, 1024]), operands, 4)
+        assert (how.rows, how.columns) == (500, 1024)
+        assert (how.tile_rows, how.packets * how.packet) == tile
+
+
 # ------------------------------------------------------------------------------------------ weights, masks, sums
 
 WEIGHTS = {
