@@ -17,6 +17,7 @@ Environment:
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -131,7 +132,11 @@ class Ninja:
 
 
 def ninja_command() -> list[str]:
-    return ["ninja"] if shutil.which("ninja") else [sys.executable, "-m", "ninja"]
+    """The package's before another on the PATH: a ninja of another version builds everything anew, and the PATH of an
+    environment's Python is not always its own."""
+    if importlib.util.find_spec("ninja"):
+        return [sys.executable, "-m", "ninja"]
+    return ["ninja"]
 
 
 def torch_cuda_stub(build: Ninja) -> str:

@@ -10,6 +10,7 @@
 
 #include "cpu/features.h"
 #include "cpu/math_probe.h"
+#include "cpu/pointwise.h"
 #include "losses/pointwise.h"
 #include "losses/row.h"
 
@@ -58,25 +59,31 @@ py::tuple evaluate_row(const std::string& name, const std::vector<double>& param
 // A pointwise loss at one element, in double and without a skeleton: (loss, derivatives, metrics, inside the domain?).
 py::tuple evaluate_pointwise(const std::string& name, const std::vector<double>& operands,
                              const std::vector<double>& parameters) {
-  double loss = 0;
-  std::vector<double> derivatives, metrics;
+  // As little as can be in what is compiled once for every loss.
+  int operand_count = 0, parameter_count = 0, metric_count = 0;
+  double loss = 0, derivatives[kMaxOperands] = {}, metrics[kMaxMetrics] = {};
   bool inside = true;
   const bool known = visit_pointwise_loss(name.c_str(), [&](auto tag) {
     using F = typename decltype(tag)::template with<double>;
-    if (int(operands.size()) != F::operands || int(parameters.size()) != F::parameters)
-      throw py::value_error(name + " takes " + std::to_string(F::operands) + " operands and " +
-                            std::to_string(F::parameters) + " parameters");
+    operand_count = F::operands;
+    parameter_count = F::parameters;
+    metric_count = F::metrics;
+    if (int(operands.size()) != F::operands || int(parameters.size()) != F::parameters) return;
     double x[F::operands];
-    std::copy(operands.begin(), operands.end(), x);
+    std::copy_n(operands.data(), F::operands, x);
     const F f(parameters.data());
     const auto element = f(x);
     loss = element.loss;
-    derivatives.assign(element.derivative, element.derivative + F::operands);
-    metrics.assign(element.metric, element.metric + F::metrics);
+    std::copy_n(element.derivative, F::operands, derivatives);
+    std::copy_n(element.metric, F::metrics, metrics);
     if constexpr (F::requirement != nullptr) inside = f.valid(x);
   });
   if (!known) throw py::key_error("no pointwise loss is called " + name);
-  return py::make_tuple(loss, derivatives, metrics, inside);
+  if (int(operands.size()) != operand_count || int(parameters.size()) != parameter_count)
+    throw py::value_error(name + " takes " + std::to_string(operand_count) + " operands and " +
+                          std::to_string(parameter_count) + " parameters");
+  return py::make_tuple(loss, std::vector<double>(derivatives, derivatives + operand_count),
+                        std::vector<double>(metrics, metrics + metric_count), inside);
 }
 
 std::vector<float> vector_math(const std::string& set, const std::string& name, std::vector<float> values) {
