@@ -46,7 +46,7 @@ class Compiled:
     kernel: str
     warps: int
     registers: int  # a thread
-    spills: int  # instructions that spill or reload
+    spills: int  # bytes of a thread's stack, where registers are spilled to
     shared: int  # bytes
     loads: Counter[int]  # bits of an access of global memory -> instructions
     stores: Counter[int]
@@ -81,8 +81,8 @@ class NoDriver:
         return torch.device("cpu")
 
 
-# By the hash of the source, its specialisation and the chip: a disassembler takes 0.4 s to start, and every second
-# launch is of a sum that another case has had too.
+# By the hash of the source, its specialisation and the chip: every second launch is of a sum that another case has had
+# too.
 known: dict[str, Compiled] = {}
 
 
@@ -110,27 +110,28 @@ def compiling(chip: Chip) -> Iterator[list[Compiled]]:
 
 
 def nvidia(kernel: Any, name: str, chip: Chip) -> Compiled:
+    """Accesses and barriers from PTX: ptxas neither splits nor widens them, and a disassembler takes 0.5 s a kernel. What
+    it does is to load once what several loads read from one address, so addresses are counted."""
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(kernel.asm["cubin"])
-        tool = triton.knobs.nvidia.cuobjdump.path
-        usage, code = (
-            subprocess.run([tool, flag, str(binary)], capture_output=True, text=True, check=True).stdout
-            for flag in ("-res-usage", "-sass")
-        )
-    registers = int(re.search(r"REG:(\d+)", usage)[1])
-    operations = re.findall(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", code, re.M)
-    widths: dict[str, Counter[int]] = {"LDG": Counter(), "STG": Counter()}
-    for operation in operations:
-        base, *modifiers = operation.split(".")
-        if base in widths:
-            bits = [int(m.lstrip("US")) for m in modifiers if re.fullmatch(r"[US]?(8|16)|64|128|256", m)]
-            widths[base][bits[-1] if bits else 32] += 1
-    warps, allocated = kernel.metadata.num_warps, 256 * -(-registers * 32 // 256)
+        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", str(binary)]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def used(resource: str) -> int:
+        return int(re.search(rf"\b{resource}:(\d+)", usage)[1])
+
+    code = kernel.asm["ptx"]
+    widths: dict[str, Counter[int]] = {"ld": Counter(), "st": Counter()}
+    accesses = re.findall(r"\b(ld|st)\.global[.\w:]*?(?:\.v(\d))?\.[bsuf](\d+)\s[^;]*?\[\s*([^]]+?)\s*\]", code)
+    for access, vector, bits, _ in sorted(set(accesses)):
+        widths[access][int(vector or 1) * int(bits)] += 1
+    registers, warps = used("REG"), kernel.metadata.num_warps
+    allocated = 256 * -(-registers * 32 // 256)
     return Compiled(
-        name, warps, registers, sum(op.split(".")[0] in ("LDL", "STL") for op in operations), kernel.metadata.shared,
-        widths["LDG"], widths["STG"], "assertfail" in kernel.asm["ptx"],
-        min(64, chip.registers // allocated // warps * warps), sum(op.startswith("BAR.SYNC") for op in operations),
+        name, warps, registers, used("STACK") + used("LOCAL"), kernel.metadata.shared, widths["ld"], widths["st"],
+        "assertfail" in code, min(64, chip.registers // allocated // warps * warps),
+        len(re.findall(r"\bbar(?:rier)?\.sync\b", code)),
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import triton.language as tl
+from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter as source
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "set TRITON_INTERPRET=1 before Triton is imported"
@@ -98,8 +99,8 @@ def repair_bfloat16() -> None:
 
         def operation(self: Any, *args: Any) -> Any:
             for arg in args:
-                if isinstance(arg, Handle) and not isinstance(arg.dtype, tl.pointer_type):
-                    assert arg.dtype.scalar != tl.bfloat16, f"{name} on bfloat16: upcast right after the load"
+                if isinstance(arg, Handle):
+                    assert arg.dtype.scalar.name != tl.bfloat16.name, f"{name} on bfloat16: upcast right after the load"
             return original(self, *args)
 
         setattr(Builder, name, operation)
@@ -132,20 +133,62 @@ def repair_arguments() -> None:
 
 def patch_the_language_once() -> None:
     """The interpreter patches triton.language anew in every call of a device function: half of the time of a test."""
-    patch, done = source._patch_lang, set()
+    patch, functions, done = source._patch_lang, set(), set()
 
     class Kept:
         def restore(self) -> None:
             pass
 
     def patch_lang(function: Any) -> Kept:
-        modules = frozenset(value.__name__ for value in function.__globals__.values() if value in (tl, tl.core))
-        if modules not in done:
-            done.add(modules)
-            patch(function)
+        if function not in functions:
+            functions.add(function)
+            modules = frozenset(value.__name__ for value in function.__globals__.values() if value in (tl, tl.core))
+            if modules not in done:
+                done.add(modules)
+                patch(function)
         return Kept()
 
     source._patch_lang = patch_lang
+
+
+def describe_types_once() -> None:
+    """Every operation makes a type, a tensor of it, compares its shape with another one, and asks for numpy's name of it:
+    half of the time of a test. What the constructors of equal types set is the same, so it is kept and shared."""
+    block_init, tensor_init, numpy_dtype = tl.block_type.__init__, tl.tensor.__init__, source._get_np_dtype
+    broadcast = TritonSemantic.broadcast_impl_value
+    blocks: dict[Any, dict[str, Any]] = {}  # by name of the element type and shape, what a block type has
+    shapes: dict[Any, Any] = {}
+    dtypes: dict[str, np.dtype] = {}
+
+    def init_block(self: Any, element_ty: Any, shape: Any) -> None:
+        key = (element_ty.name, *(getattr(size, "value", size) for size in shape))
+        if key not in blocks:
+            block_init(self, element_ty, shape)
+            self.shape = shapes.setdefault(key[1:], self.shape)
+            blocks[key] = self.__dict__
+        self.__dict__ = blocks[key]
+
+    def init_tensor(self: Any, handle: Any, type: Any) -> None:
+        known = type.__dict__.get("of_a_tensor")
+        if known is None:
+            tensor_init(self, handle, type)
+            known = type.__dict__["of_a_tensor"] = dict(self.__dict__)
+        self.__dict__.update(known)
+        self.handle = handle
+
+    def get_np_dtype(type: Any) -> np.dtype:
+        element = type.scalar
+        if element.name not in dtypes:
+            dtypes[element.name] = numpy_dtype(element)
+        return dtypes[element.name]
+
+    def broadcast_impl_value(self: Any, left: Any, right: Any) -> Any:
+        if left.type.is_block() and right.type.is_block() and left.type.shape is right.type.shape:
+            return left, right
+        return broadcast(self, left, right)
+
+    tl.block_type.__init__, tl.tensor.__init__, source._get_np_dtype = init_block, init_tensor, get_np_dtype
+    TritonSemantic.broadcast_impl_value = broadcast_impl_value
 
 
 # ----------------------------------------------------------------------------------------------------------- checks
@@ -241,6 +284,7 @@ source.interpreter_builder.options = source.InterpreterOptions(debug=True, sanit
 repair_bfloat16()
 repair_arguments()
 patch_the_language_once()
+describe_types_once()
 check_accesses()
 check_hints()
 track_launches()
