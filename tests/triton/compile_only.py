@@ -110,8 +110,8 @@ def compiling(chip: Chip) -> Iterator[list[Compiled]]:
 
 
 def nvidia(kernel: Any, name: str, chip: Chip) -> Compiled:
-    """Accesses and barriers from PTX: ptxas neither splits nor widens them, and a disassembler takes 0.5 s a kernel. What
-    it does is to load once what several loads read from one address, so addresses are counted."""
+    """Accesses and barriers from PTX: ptxas neither splits nor widens them, and a disassembler takes 0.5 s a kernel.
+    What it does is to load once what several loads read from one address, so addresses are counted."""
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(kernel.asm["cubin"])

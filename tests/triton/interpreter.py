@@ -152,7 +152,7 @@ def patch_the_language_once() -> None:
 
 
 def describe_types_once() -> None:
-    """Every operation makes a type, a tensor of it, compares its shape with another one, and asks for numpy's name of it:
+    """Every operation makes a type and a tensor of it, compares its shape with another, asks for numpy's name of it:
     half of the time of a test. What the constructors of equal types set is the same, so it is kept and shared."""
     block_init, tensor_init, numpy_dtype = tl.block_type.__init__, tl.tensor.__init__, source._get_np_dtype
     broadcast = TritonSemantic.broadcast_impl_value
