@@ -19,10 +19,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "const V zero{}, one = zero - A(1);": "the weight of what has none; a mean divides it out",
         "for (int64_t at = start; at <= end; at += kTile) {": "one tile more, without elements",
         "for (int m = 0; m <= F::metrics; ++m) description->metric_kind[m] = F::metric_kind(m);": "one more of the places for metrics, which nobody reads",
-        "for (int k = 0; k <= F::operands; ++k) gradient |= p.gradient[k].data != nullptr;": "one more of the places for operands, which are null, or 0, behind those of a loss",
-        "for (int k = 0; kGradient && k <= F::operands; ++k) {": "one more of the places for operands, which are null, or 0, behind those of a loss",
-        "for (int k = 0; k <= F::operands; ++k) t.constant[k] = A(p.constant[k]);": "one more of the places for operands, which are null, or 0, behind those of a loss",
-        "for (int k = 0; k <= F::operands; ++k) {": "no loss has all kMaxOperands operands, and those it has not are null",
+        "for (int k = 0; k <= f.operands; ++k) gradient |= p.gradient[k].data != nullptr;": "one more of the places for operands, which are null, or 0, behind those of a loss",
+        "for (int k = 0; k <= f.operands; ++k) write(p.gradient[k], t.gradient[k], kMaxOperands + k);": "one more of the places for operands, which are null, or 0, behind those of a loss",
+        "for (int k = 0; k <= f.operands; ++k) t.constant[k] = A(p.constant[k]);": "one more of the places for operands, which are null, or 0, behind those of a loss",
+        "for (int k = 0; k <= f.operands; ++k) {": "no loss has all kMaxOperands operands, and those it has not are null",
     },
     "csrc/cuda/pairs.cu": {
         "for (long long first = 0; first <= job.targets; first += kPairsTargets) {": "one tile more, without a target",
@@ -40,6 +40,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "csrc/cuda/pointwise_access.cuh": {
         "for (int d = walk.dimensions - 1; d >= 0; --d) {": "nothing is left of the index after the outermost dimension",
         "return {value, uint32_t(((uint64_t(1) << 32) * ((uint64_t(1) << shift) + value)) / value + 1), shift};": "more by 2^33, of which 32 bits are kept",
+    },
+    "csrc/cuda/pointwise_launch.cuh": {
+        "for (int m = 0; m <= Functor::metrics; ++m) results.kind[kFirstMetricSlot + m] = int(Functor::metric_kind(m));": "of 16 places the losses use 8 at most, and nobody reads the next one's kind",
     },
     "csrc/cuda/pointwise_kernel.cuh": {
         "return slot <= kFirstMetricSlot ? int(kTermMetric) : metric_kind<Functor>(slot - kFirstMetricSlot);": "the first metric of every loss is a sum",
@@ -161,6 +164,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "csrc/cpu/tiles.h": {
         "for (int64_t i = 0; i <= run; i += kLanes) {": "one vector more, without elements",
+        "for (int64_t i = 0; i <= run; ++i) to[i] = value;": "the place behind a tile, within `staged`, is written later",
     },
     "triton_kernels/pairwise_losses.py": {
         "return tl.maximum(z, 0.0) + log1p, tl.where(z <= 0.0, decay, one) / rounded": "decay is 1 at 0",

@@ -7,7 +7,7 @@ start in a process that has imported torch already.
 
 from __future__ import annotations
 
-import shutil
+import importlib.util
 import subprocess
 import sys
 import sysconfig
@@ -59,7 +59,8 @@ def ninja(*binaries: str) -> Lane:
     """Of the package in build/lib, where every test imports it from."""
     files = " ".join(f'"$PWD"/build/lib/fastloss/{name}' for name in binaries)
     folder = f"build/ninja-{sysconfig.get_config_var('SOABI')}"  # setup.py's
-    program = "ninja" if shutil.which("ninja") else f"{sys.executable} -m ninja"  # another would build all anew
+    # As setup.py chooses: another would build all anew.
+    program = f"{sys.executable} -m ninja" if importlib.util.find_spec("ninja") else "ninja"
     return Lane("build", ("sh", "-c", f"{program} --quiet -C {folder} {files}"), ".")
 
 
