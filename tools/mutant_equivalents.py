@@ -23,6 +23,11 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "for (int k = 0; k <= f.operands; ++k) write(p.gradient[k], t.gradient[k], kMaxOperands + k);": "one more of the places for operands, which are null, or 0, behind those of a loss",
         "for (int k = 0; k <= f.operands; ++k) t.constant[k] = A(p.constant[k]);": "one more of the places for operands, which are null, or 0, behind those of a loss",
         "for (int k = 0; k <= f.operands; ++k) {": "no loss has all kMaxOperands operands, and those it has not are null",
+        "for (int k = 0; k <= F::operands; ++k) {": "no loss has all kMaxOperands operands, and those it has not are null",
+        "for (int64_t i = count; i <= t.count; ++i) staged[place][i] = fill;": "the place behind a tile, within `staged`, is written later",
+        "for (int64_t i = 0; i <= t.count; ++i) live[i] = A(i < count);": "the place behind a tile, within `staged`, is written later",
+        "if constexpr (F::requirement != nullptr) outside -= live(f.valid(x) ? zero : one, zero);": "it is compared with 0 only",
+        "constexpr bool measures = F::metrics >= 0;": "nobody measures a loss that has no metrics",
     },
     "csrc/cuda/pairs.cu": {
         "for (long long first = 0; first <= job.targets; first += kPairsTargets) {": "one tile more, without a target",

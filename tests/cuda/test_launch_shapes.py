@@ -43,6 +43,7 @@ LANES = {
 }
 # A thread has 4 packs in flight, so 128 threads have 4096 halves.
 BLOCKS = [
+    ((3, 16), torch.float64, H100, False, Shape(3, 128, shared=(16 + 2) * 8)),  # no lanes for doubles
     ((3, 4096), torch.bfloat16, H100, False, Shape(3, 128, shared=(4096 + 8) * 2)),
     ((3, 4097), torch.bfloat16, H100, False, Shape(3, 256, shared=(4104 + 8) * 2)),
     ((1, 8193), torch.bfloat16, H100, False, Shape(1, 512, shared=(8200 + 8) * 2)),

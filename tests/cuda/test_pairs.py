@@ -45,6 +45,14 @@ def test_more_tasks_than_blocks() -> None:
         torch.testing.assert_close(actual, expected.float())
 
 
+@pytest.mark.skipif(emulated.LANE != "plain", reason="half a million threads")
+def test_more_tasks_than_a_block_adds() -> None:
+    """Sums of blocks are beside those of tasks in the scratch."""
+    p = problem(16385, 1, 1)
+    loss, _ = p.run(True, wanted=False)
+    torch.testing.assert_close(loss.double(), p.expected()[0].sum(), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("loss", ["quantile_huber_loss", "iqn_loss"])
 @pytest.mark.parametrize("kappa", [0.0, 0.25, 1.0])
 def test_losses(loss: str, kappa: float) -> None:
