@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from support import BACKENDS, DTYPES, assert_close, generator, value_and_grad
+from support import BACKENDS, DTYPES, assert_close, generator, gradient_terms, value_and_grad
 
 import fastloss
 
@@ -265,6 +265,22 @@ def test_beside_the_edges_of_chunks(classes, soft, backend, device):
     assert_close(loss, expected, torch.float32)
     assert_close(grad, expected_grad, torch.float32, "gradient")
     assert_close(logits, expected_grad, torch.float32, "gradient in place")
+
+
+@backends
+@pytest.mark.parametrize("soft", [False, True], ids=["index", "soft"])
+@pytest.mark.parametrize("classes", [37, 2000, 5000])
+def test_the_largest_logit_may_be_anywhere(classes, soft, backend, device):
+    """The others are smaller by more than exp can tell from 0, and the sum of their exponentials would overflow."""
+    x, target = logits_and_target(9, classes, device)
+    for row, place in enumerate((0, 1, 8, 17, classes // 2, classes - 20, classes - 9, classes - 2, classes - 1)):
+        x[row, place] = 300.0
+    target = x.flip(0).div(100).softmax(1) if soft else target
+    expected, expected_grad = value_and_grad(F.cross_entropy, (x.double(), target.double() if soft else target), {})
+    with fastloss.backend(backend):
+        value, grad = value_and_grad(fastloss.cross_entropy, (x, target), {})
+    assert_close(value, expected, torch.float32)
+    assert_close(grad, expected_grad, torch.float32, "gradient", gradient_terms(x, "mean"))
 
 
 @backends

@@ -168,7 +168,7 @@ KINDS = {
             (r"linear \+= mass \* \(double\(shift\) - double\(max\)\);", ""),
             (r"(sum|mass|linear) \+= S::sum\(chunk_\1\);", r"\1 = S::sum(chunk_\1);"),
             (r"if \(ignored\(r(ow)?\)\)", "if (false)"),
-            (r"== -infinity \?", "== infinity ?"),
+            (r"== -infinity\) \?", "== infinity) ?"),
             (r"S::first\(count, (from_max|f\.logit)", r"S::first(S::lanes, \1"),
             (r"(subtract_target<Dense>\([^;]*\));", ";"),
             (r"if \(contiguous_gradient\) memset[^;]*;", ""),

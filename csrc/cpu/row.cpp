@@ -262,7 +262,7 @@ struct RowTask {
     }
     for (int r = 0; r < rows; ++r) {
       const T* t = soft_target_of(first + r);
-      const A shift = sums[r].max == -infinity ? A(0) : sums[r].max;  // -inf - -inf is NaN
+      const A shift = sums[r].max;  // -inf only if all logits are, and then everything is NaN, in torch too
       V row_sum{}, mass{}, linear{};
       S::for_each(C, [&](int64_t c, int count) __attribute__((always_inline)) {
         A* at = z + r * padded + c;
