@@ -345,6 +345,7 @@ KINDS = {
             library("kernels", "plain"),
             emulated("paths", "plain", "kernels", "test_pairs_races.py"),
             emulated("values", "plain", "kernels", "test_pairs.py"),
+            emulated("shapes", "plain", "kernels", "test_launch_shapes.py", "-k", "pairs"),
             emulated("TSan", "tsan", "kernels", "test_pairs_races.py"),
             emulated("ASan", "asan", "kernels", "test_pairs.py"),
         ),

@@ -1,10 +1,11 @@
-"""With how many blocks, threads and bytes the launchers of rows start a kernel: what no value can show."""
+"""With how many blocks, threads and bytes the launchers of rows and pairs start a kernel: what no value can show."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import emulated
+import emulated_pairs as pairs
 import pytest
 import torch
 from emulated import A100, CLUSTERS, H100, NONE, Device, Problem
@@ -95,3 +96,10 @@ def test_columns(shape: tuple[int, ...]) -> None:
 def test_scale(length: int, blocks: int) -> None:
     emulated.scale(torch.ones(1, length), torch.tensor(2.0))
     assert last().blocks == blocks
+
+
+@pytest.mark.parametrize(("rows", "blocks"), [(128, 1), (129, 2)])
+def test_rows_of_pairs(rows: int, blocks: int) -> None:
+    """A thread adds up the tiles of a row."""
+    pairs.Problem(torch.zeros(rows, 1), torch.zeros(rows, 1), torch.zeros(rows, 1)).run(False)
+    assert last() == Shape(blocks, 128)
