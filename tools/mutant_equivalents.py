@@ -50,6 +50,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "for (int m = 0; m <= Functor::metrics; ++m) results.kind[kFirstMetricSlot + m] = int(Functor::metric_kind(m));": "of 16 places the losses use 8 at most, and nobody reads the next one's kind",
     },
     "csrc/cuda/pointwise_kernel.cuh": {
+        "if constexpr (M >= 0) {": "nobody asks for the weights of a loss without metrics",
+        "for (int m = 0; m <= Functor::metrics; ++m) kinds |= uint64_t(Functor::metric_kind(m)) << 4 * m;": "the kind of a metric that there is not",
+        "constexpr int kPointwiseResident = Mode::packed && Functor::operands >= 4                             ? 1": "the same registers for the losses of 4 operands: no kernel of theirs is held back by 2 blocks",
+        ": sizeof(typename Mode::A) == 8 || Functor::operands >= 4          ? 2": "for 4 operands the next line says 2 as well",
         "return slot <= kFirstMetricSlot ? int(kTermMetric) : metric_kind<Functor>(slot - kFirstMetricSlot);": "the first metric of every loss is a sum",
         "for (uint32_t c = blockIdx.x; c <= chunks; c += gridDim.x) {": "one chunk more, without elements",
         "const uint32_t chunks = (job.walk.numel + chunk + 1) / chunk;": "one chunk more, without elements",

@@ -168,7 +168,6 @@ KINDS = {
             (r"linear \+= mass \* \(double\(shift\) - double\(max\)\);", ""),
             (r"(sum|mass|linear) \+= S::sum\(chunk_\1\);", r"\1 = S::sum(chunk_\1);"),
             (r"if \(ignored\(r(ow)?\)\)", "if (false)"),
-            (r"== -infinity\) \?", "== infinity) ?"),
             (r"S::first\(count, (from_max|f\.logit)", r"S::first(S::lanes, \1"),
             (r"(subtract_target<Dense>\([^;]*\));", ";"),
             (r"if \(contiguous_gradient\) memset[^;]*;", ""),
@@ -266,6 +265,7 @@ KINDS = {
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, "test_softmax_focal.py", "test_pointwise.py", "-k", f"focal or {POINTWISE_VALUES}")),
             Lane("oracles", (*PYTEST, *POINTWISE_ORACLES)),
+            sanitized("test_pointwise.py", "-k", POINTWISE_VALUES),
         ),
         "cpu",
     ),
@@ -296,6 +296,7 @@ KINDS = {
             emulated("all losses", "plain", "pointwise", "test_pointwise.py"),
             emulated("TSan", "tsan", "pointwise", "test_pointwise_races.py"),
             emulated("ASan", "asan", "pointwise", "test_pointwise.py"),
+            Lane("nvcc", (*PYTEST, "test_nvcc.py", "-k", "likelihood"), "tests/cuda"),  # registers
         ),
     ),
     "triton-pointwise": Kind(

@@ -359,13 +359,13 @@ struct RowTask {
       });
     each([&](int64_t c, int k, int at) __attribute__((always_inline)) {
       V z = logit(c, k, at);
-      V shift = (g.max[k] == -infinity) ? V{} : g.max[k];
-      if (!p.state_known) sum[k] += S::exp(z - shift);
+      V from_max = z - g.max[k];  // NaN if all logits are -inf, and then everything is, in torch too
+      if (!p.state_known) sum[k] += S::exp(from_max);
       z_y[k] = (g.target[k] == int32_t(c)) ? z : z_y[k];
       if (Dense) {
         V q = dense(c, k, at);
         mass[k] += q;
-        linear[k] += q * (z - shift);
+        linear[k] += q * from_max;
       }
     });
     for (int k = 0; k < kGroup; ++k) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import subprocess
 from collections import Counter
@@ -59,6 +60,26 @@ def kernels_in(log: str) -> list[Kernel]:
     return kernels
 
 
+@functools.cache
+def functors() -> dict[str, tuple[int, int]]:
+    """Operands and metrics of the losses in csrc/losses."""
+    pattern = r"struct (\w+) : PointwiseLoss<(\d+), \d+(?:, (\d+))?>"
+    headers = (cuda_build.ROOT / "csrc/losses").glob("*.h")
+    found = (match for header in headers for match in re.finditer(pattern, header.read_text()))
+    return {match[1]: (int(match[2]), int(match[3] or 0)) for match in found}
+
+
+def pointwise_blocks(name: str) -> int:
+    """Blocks of 256 threads that a processor is to hold: what a thread keeps in registers decides."""
+    in_packs = "InPacks" in name
+    operands, metrics = functors()[re.search(r", (?:fastloss::)?(\w+)<", name)[1]]
+    if operands > 4:
+        return 1 if in_packs else 2
+    if operands > 2 or "ByElement<double>" in name or (in_packs and metrics):
+        return 2
+    return 3 if in_packs or metrics else 4
+
+
 def register_budget(name: str) -> int:
     """So many registers that the threads which a processor is to hold have room: see row_team.cuh."""
     if "double" in name and name.startswith("row_"):
@@ -66,8 +87,8 @@ def register_budget(name: str) -> int:
     if name.startswith("row_"):
         dense_or_short = "true" in name or "LanesTeam" in name or "strided" in name
         return REGISTERS_PER_PROCESSOR // (3 * 256 if dense_or_short else 2 * 512)
-    if name.startswith("pointwise_kernel"):  # kPointwiseResident of pointwise_kernel.cuh is for at least that many
-        return REGISTERS_PER_PROCESSOR // (256 if "Ppo<" in name and "InPacks" in name else 2 * 256)
+    if name.startswith("pointwise_kernel"):
+        return REGISTERS_PER_PROCESSOR // (256 * pointwise_blocks(name))
     return REGISTERS_PER_PROCESSOR // (2048 if name.startswith("scale") else 1024)
 
 
