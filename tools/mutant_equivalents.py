@@ -50,6 +50,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "for (int m = 0; m <= Functor::metrics; ++m) results.kind[kFirstMetricSlot + m] = int(Functor::metric_kind(m));": "of 16 places the losses use 8 at most, and nobody reads the next one's kind",
     },
     "csrc/cuda/pointwise_kernel.cuh": {
+        ": Mode::packed || Functor::metrics >= 0                            ? 3": "4 blocks ask for at most 64 registers, and no kernel of theirs needs more",
         "if constexpr (M >= 0) {": "nobody asks for the weights of a loss without metrics",
         "for (int m = 0; m <= Functor::metrics; ++m) kinds |= uint64_t(Functor::metric_kind(m)) << 4 * m;": "the kind of a metric that there is not",
         "constexpr int kPointwiseResident = Mode::packed && Functor::operands >= 4                             ? 1": "the same registers for the losses of 4 operands: no kernel of theirs is held back by 2 blocks",
