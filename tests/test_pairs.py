@@ -125,6 +125,22 @@ def test_sizes(backend, device, rows, sources, targets):
 
 
 @backends
+def test_sizes_with_one_level(backend, device):
+    """A level for all sources has the stride 0, and fills the last tile of the CPU's kernels to its end: what is one too
+    many is behind them all, for AddressSanitizer to see."""
+    case = Case("one level", rl.quantile_huber_loss, (2,), 1024, 3)
+    made = case.make(generator(case.name))
+    level = made["tau"].flatten()[0].to(device, torch.float32).expand(1024)
+    assert level.stride() == (0,)
+    source, target = (made[name].to(device, torch.float32) for name in ("quantiles", "target_quantiles"))
+    with fastloss.backend(backend):
+        loss = rl.quantile_huber_loss(source, target, level)
+    with fastloss.backend("reference"):
+        expected = rl.quantile_huber_loss(source.double(), target.double(), level.double())
+    assert_close(loss, expected, torch.float32)
+
+
+@backends
 @one_of_each
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_gradcheck_and_gradgradcheck(case, backend, device, reduction):

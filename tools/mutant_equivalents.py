@@ -174,7 +174,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "csrc/cpu/tiles.h": {
         "for (int64_t i = 0; i <= run; i += kLanes) {": "one vector more, without elements",
-        "for (int64_t i = 0; i <= run; ++i) to[i] = value;": "the place behind a tile, within `staged`, is written later",
     },
     "triton_kernels/pairwise_losses.py": {
         "return tl.maximum(z, 0.0) + log1p, tl.where(z <= 0.0, decay, one) / rounded": "decay is 1 at 0",

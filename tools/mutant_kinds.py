@@ -277,7 +277,8 @@ KINDS = {
             Lane("laws", (*PYTEST, "test_pointwise.py", "-k", POINTWISE_VALUES)),
             Lane("all", (*PYTEST, "test_pointwise.py", *POINTWISE_ORACLES, "-k", NO_TRANSFORMS)),
             Lane("drop-ins", (*PYTEST, "test_pointwise_drop_ins.py")),
-            sanitized("test_pointwise.py", "-k", POINTWISE_VALUES),
+            # The tiles are those of the losses over pairs, too.
+            sanitized("test_pointwise.py", "test_pairs.py", "-k", f"{POINTWISE_VALUES} or sizes"),
         ),
         "cpu",
     ),
