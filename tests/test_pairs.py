@@ -126,8 +126,8 @@ def test_sizes(backend, device, rows, sources, targets):
 
 @backends
 def test_sizes_with_one_level(backend, device):
-    """A level for all sources has the stride 0, and fills the last tile of the CPU's kernels to its end: one too many is
-    behind them all, for AddressSanitizer to see."""
+    """A level for all sources has the stride 0, and fills the last tile of the CPU's kernels to its end: one too many
+    is behind them all, for AddressSanitizer to see."""
     case = Case("one level", rl.quantile_huber_loss, (2,), 1024, 3)
     made = case.make(generator(case.name))
     level = made["tau"].flatten()[0].to(device, torch.float32).expand(1024)
