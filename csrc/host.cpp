@@ -45,7 +45,7 @@ py::tuple evaluate_row(const std::string& name, const std::vector<double>& param
     sums.log_sum = std::log(sum);
     if (target >= 0) {
       sums.weight = weight_of(size_t(target));
-      q[size_t(target)] += add_index_target(f, z[size_t(target)], sums);
+      q[size_t(target)] += add_index_target(f, z[size_t(target)] - sums.max, sums);
     }
     const RowResult<double> result = f.finish(sums);
     loss = result.loss;

@@ -89,7 +89,7 @@ struct RowTask {
     A index_mass = A(0);
     if (!soft) {
       sums.weight = class_weight(p.index_target[row]);
-      index_mass = add_index_target(loss, z_y, sums);
+      index_mass = add_index_target(loss, z_y - sums.max, sums);
     }
     RowResult<A> result = loss.finish(sums);
     if (loss_rows) loss_rows[row] = result.loss;

@@ -251,16 +251,15 @@ GPU_INLINE Pack<T> narrow_pack(const Accumulator<T> (&x)[Pack<T>::count]) {
   return pack;
 }
 
-// exp(x) for x <= 0, as good as storage type T deserves. Half logits take the hardware's exp2 of x log2(e): an absolute
-// error of about 1e-7 in three instructions, where expf takes eight; at full bandwidth an H100 has 18 instructions for
-// each half that it reads and 36 for each float.
-template <class T>
-GPU_INLINE Accumulator<T> exponential(Accumulator<T> x) {
-  if constexpr (sizeof(T) == 2) {
-    return __expf(x);
-  } else {
-    return math::exp(x);
-  }
+// 2^x by the hardware, for x <= 0: a relative error of 2^-22; 0 below 2^-126, which spares three instructions.
+GPU_INLINE float fast_exp2(float x) {
+#if GPU_EMULATED
+  return exp2f(x);
+#else
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+#endif
 }
 
 template <class A>

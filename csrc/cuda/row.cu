@@ -123,8 +123,10 @@ int run(const FastlossRowCall& call, const FastlossDevice& device) {
   using A = typename Loss::A;
   if (call.parameter_count != Loss::parameter_count) return FASTLOSS_WRONG_PARAMETERS;
   if (call.classes > kMaxClasses) return FASTLOSS_TOO_MANY_CLASSES;
+  const Loss loss(call.parameters, call.classes);
   RowJob<Loss, T> job = {
-      Loss(call.parameters, call.classes),
+      loss,
+      Units<Loss, T>(loss),
       {static_cast<const T*>(call.logits.data), call.logits.outer, call.logits.step},
       {call.soft ? static_cast<const T*>(call.target.data) : nullptr, call.target.outer, call.target.step},
       {static_cast<T*>(call.gradient.data), call.gradient.outer, call.gradient.step},

@@ -55,11 +55,11 @@ GPU_INLINE void traverse(const Stretch<T>& stretch, const Team& team, const Load
   }
 }
 
-// Packs that a thread has in flight. Dense targets come in two streams. Elements gathered one by one are not worth
-// their registers.
-template <bool kDense, bool kAligned>
+// Packs that a thread has in flight. Dense targets come in two streams; a loss that is not linear waits for its
+// arithmetic and not for memory. Elements gathered one by one are not worth their registers.
+template <bool kDense, bool kAligned, bool kLinear>
 constexpr __host__ __device__ int in_flight() {
-  return !kAligned ? 1 : kDense ? 2 : 4;
+  return !kAligned ? 1 : kDense || !kLinear ? 2 : 4;
 }
 
 // What K classes contribute: one, or a pack of them.
@@ -196,7 +196,7 @@ GPU_INLINE Kept<T> shared_memory_of(const RowJob<Loss, T>& job, const Team& team
   return kept;
 }
 
-template <class T, bool kDense, bool kSoftAligned, class Loss, class Team>
+template <class T, bool kDense, bool kSoftAligned, bool kLinear, class Loss, class Team>
 GPU_INLINE Statistics<typename Loss::A> slice_statistics(const RowJob<Loss, T>& job, const Team& team,
                                                          const Slice<Loss, T>& slice, const Kept<T>& kept) {
   using A = typename Loss::A;
@@ -211,14 +211,13 @@ GPU_INLINE Statistics<typename Loss::A> slice_statistics(const RowJob<Loss, T>& 
     constexpr int K = std::decay_t<decltype(x)>::count;
     if (kept.logits != nullptr) keep_shared(kept.logits + first, x.logits);
     if (kDense && kept.soft != nullptr) keep_shared(kept.soft + first, x.soft);
-    A z[K], q[K];
-    widen(x.logits, z);
-#pragma unroll
-    for (int j = 0; j < K; ++j) z[j] = job.loss.logit(z[j]);
+    A y[K], q[K];
+    widen(x.logits, y);
+    to_units<kLinear>(job.loss, y);
     if constexpr (kDense) dense_masses(job.loss, slice, first, x, q);
-    add_classes<T, kDense>(s, z, q);
+    add_classes<kDense>(job.units, s, y, q);
   };
-  traverse<in_flight<kDense, kSoftAligned>()>(Stretch<T>(slice.logits, slice.count), team, load, use);
+  traverse<in_flight<kDense, kSoftAligned, kLinear>()>(Stretch<T>(slice.logits, slice.count), team, load, use);
   return s;
 }
 
@@ -246,7 +245,7 @@ GPU_INLINE Statistics<typename Loss::A> slice_mass(const RowJob<Loss, T>& job, c
 
 // The second pass follows the gradient's packs, which are packs of the logits too if both rows (and the soft target's)
 // are equally misaligned: kAligned. They are not if the logits are the first classes of a padded vocabulary.
-template <class T, bool kDense, bool kAligned, class Loss, class Team>
+template <class T, bool kDense, bool kAligned, bool kLinear, class Loss, class Team>
 GPU_INLINE void write_gradient(const Team& team, const Slice<Loss, T>& slice, const Kept<T>& kept,
                                const RowGradient<Loss, T, kDense>& gradient) {
   using A = typename Loss::A;
@@ -269,10 +268,10 @@ GPU_INLINE void write_gradient(const Team& team, const Slice<Loss, T>& slice, co
     A values[K], q[K];
     widen(x.logits, values);
     if constexpr (kDense) dense_masses(gradient.loss, slice, first, x, q);
-    gradient.apply(first, values, q);
+    gradient.template apply<kLinear>(first, values, q);
     write_global(slice.gradient + first, values);
   };
-  traverse<in_flight<kDense, kAligned>()>(Stretch<T>(slice.gradient, slice.count), team, load, use);
+  traverse<in_flight<kDense, kAligned, kLinear>()>(Stretch<T>(slice.gradient, slice.count), team, load, use);
 }
 
 template <class T, bool kDense, class Loss, class Team>
@@ -280,11 +279,12 @@ GPU_INLINE void write_gradient(const Team& team, const Slice<Loss, T>& slice, co
                                const RowGradient<Loss, T, kDense>& gradient) {
   const int past = misalignment(slice.gradient);
   const T* const soft = kept.soft != nullptr ? kept.soft : slice.soft;
-  if (misalignment(slice.logits) == past && (soft == nullptr || misalignment(soft) == past)) {
-    write_gradient<T, kDense, true>(team, slice, kept, gradient);
-  } else {
-    write_gradient<T, kDense, false>(team, slice, kept, gradient);
-  }
+  const bool aligned = misalignment(slice.logits) == past && (soft == nullptr || misalignment(soft) == past);
+  either(aligned, [&](auto is_aligned) {
+    either(gradient.loss.linear(), [&](auto is_linear) {
+      write_gradient<T, kDense, decltype(is_aligned)::value, decltype(is_linear)::value>(team, slice, kept, gradient);
+    });
+  });
 }
 
 // A row that is not counted: exact zeros, whatever the logits are.
@@ -315,24 +315,30 @@ GPU_INLINE void row_forward(const RowJob<Loss, T>& job) {
     return;
   }
   // Read now: a gradient in place may have overwritten it when the sums are known.
-  const A target_z = target.index >= 0 ? job.loss.logit(A(widen(slice.logits[target.index - slice.begin]))) : A(0);
+  const A target_y = target.index >= 0 ? class_of(job.loss, slice.logits[target.index - slice.begin]) : A(0);
   const Kept<T> kept = shared_memory_of(job, team, slice);
   // Only soft targets have an alignment of their own.
   const bool aligned = !kDense || slice.soft == nullptr || misalignment(slice.soft) == misalignment(slice.logits);
-  const Statistics<A> own = aligned ? slice_statistics<T, kDense, true>(job, team, slice, kept)
-                                    : slice_statistics<T, kDense, false>(job, team, slice, kept);
-  RowSums<A> sums = row_sums(team.template join<T, kDense>(own), target);
-  const A index_mass = target.index >= 0 ? add_index_target(job.loss, target_z, sums) : A(0);
+  Statistics<A> s;
+  either(aligned, [&](auto is_aligned) {
+    either(job.loss.linear(), [&](auto is_linear) {
+      s = slice_statistics<T, kDense, decltype(is_aligned)::value, decltype(is_linear)::value>(job, team, slice, kept);
+    });
+  });
+  s = team.template join<kDense>(job.units, s);
+  const A max = row_max(s);
+  RowSums<A> sums = row_sums(job.units, s, target);
+  const A index_mass = target.index >= 0 ? add_index_target(job.loss, job.units.unit * (target_y - max), sums) : A(0);
   if (team.reports()) {
     job.row_loss[team.row] = job.loss.finish(sums).loss;
     if (job.state != nullptr) {
-      job.state[team.row] = sums.max;
+      job.state[team.row] = max;
       job.state[job.rows + team.row] = sums.log_sum;
     }
   }
   if (slice.gradient != nullptr) {
     const A scale = job.scale != nullptr ? A(*job.scale) : A(1);
-    RowGradient<Loss, T, kDense> gradient = row_gradient<T, kDense>(job.loss, sums, target, index_mass, scale);
+    RowGradient<Loss, T, kDense> gradient = row_gradient<T, kDense>(job, max, sums, target, index_mass, scale);
     gradient.index -= slice.begin;
     write_gradient<T, kDense>(team, slice, kept, gradient);
   }
@@ -366,14 +372,16 @@ __global__ void __launch_bounds__(kMaxThreads<Team, kDense>, kResidentBlocks<Tea
     write_zeros(team, slice);
     return;
   }
-  RowSums<A> sums = {job.state[team.row], job.state[job.rows + team.row], 0, 0, target.weight};
-  if constexpr (kDense) sums.mass = team.template join<T, true>(slice_mass<T>(job, team, slice)).mass;
+  const A max = job.state[team.row];
+  RowSums<A> sums = {job.units.unit * max, job.state[job.rows + team.row], 0, 0, target.weight};
+  if constexpr (kDense) sums.mass = team.template join<true>(job.units, slice_mass<T>(job, team, slice)).mass;
   A index_mass = 0;
   if (target.index >= 0) {
-    const A target_z = Loss::modulated ? job.loss.logit(A(widen(slice.logits[target.index - slice.begin]))) : A(0);
-    index_mass = add_index_target(job.loss, target_z, sums);
+    const A target_y = Loss::modulated ? class_of(job.loss, slice.logits[target.index - slice.begin]) : A(0);
+    index_mass = add_index_target(job.loss, job.units.unit * (target_y - max), sums);
   }
-  const auto gradient = row_gradient<T, kDense>(job.loss, sums, target, index_mass, job.loss_gradient[team.row]);
+  const A scale = job.loss_gradient[team.row];
+  const auto gradient = row_gradient<T, kDense>(job, max, sums, target, index_mass, scale);
   write_gradient<T, kDense>(team, slice, Kept<T>{nullptr, nullptr}, gradient);
   team.leave();
 }

@@ -11,8 +11,8 @@ constexpr int kMaxParts = 8;    // shares of the classes: threadIdx.y
 constexpr int kClassGroup = 8;  // loads in flight in a thread
 
 // The statistics of a row from those of its parts, added in the same order by every thread.
-template <class T, bool kDense, class A>
-GPU_INLINE Statistics<A> join_parts(const Statistics<A>& own) {
+template <bool kDense, class Units, class A>
+GPU_INLINE Statistics<A> join_parts(const Units& units, const Statistics<A>& own) {
   SHARED(of_part, Statistics<A>[kMaxParts][kColumns]);
   of_part[threadIdx.y][threadIdx.x] = own;
   __syncthreads();
@@ -20,8 +20,8 @@ GPU_INLINE Statistics<A> join_parts(const Statistics<A>& own) {
   for (unsigned part = 1; part < blockDim.y; ++part) {
     Statistics<A> other = of_part[part][threadIdx.x];
     const A max = maximum(s.max, other.max);
-    rebase<T, kDense>(s, max);
-    rebase<T, kDense>(other, max);
+    rebase<kDense>(units, s, max);
+    rebase<kDense>(units, other, max);
     s.sum += other.sum;
     s.mass += other.mass;
     s.linear += other.linear;
@@ -89,27 +89,34 @@ __global__ void __launch_bounds__(kColumns* kMaxParts, sizeof(T) == 8 ? 1 : 3)
   const RowTarget<A> target = exists ? read_target(job, row, reports) : RowTarget<A>{-1, 0, false};
   const int counted_classes = target.counted ? job.classes : 0;  // threads without a row go to the barrier too
 
+  const Units<Loss, T>& units = job.units;
+  const bool linear = job.loss.linear();
   RowSums<A> sums;
-  A index_mass = 0;
-  A target_z = 0;  // read now: a gradient in place may have overwritten it when the sums are known
-  if (target.index >= 0 && (!kBackward || Loss::modulated)) target_z = job.loss.logit(A(widen(logits[target.index])));
+  A max = 0, index_mass = 0;
+  A target_y = 0;  // read now: a gradient in place may have overwritten it when the sums are known
+  if (target.index >= 0 && (!kBackward || Loss::modulated)) target_y = class_of(job.loss, logits[target.index]);
   if constexpr (!kBackward) {
     Statistics<A> s = no_statistics<A>();
-    auto add = [&](int first, const auto& x, const auto& t) {
-      constexpr int K = std::extent<std::remove_reference_t<decltype(x)>>::value;
-      A z[K], q[K];
+    either(linear, [&](auto is_linear) {
+      auto add = [&](int first, const auto& x, const auto& t) {
+        constexpr int K = std::extent<std::remove_reference_t<decltype(x)>>::value;
+        A y[K], q[K];
 #pragma unroll
-      for (int j = 0; j < K; ++j) z[j] = job.loss.logit(A(widen(x[j])));
-      if constexpr (kDense) strided_masses(job, first, t, q);
-      add_classes<T, kDense>(s, z, q);
-    };
-    traverse_column<T>(counted_classes, logits, soft, add, add);
-    sums = row_sums(join_parts<T, kDense>(s), target);
-    if (target.index >= 0) index_mass = add_index_target(job.loss, target_z, sums);
+        for (int j = 0; j < K; ++j) y[j] = A(widen(x[j]));
+        to_units<decltype(is_linear)::value>(job.loss, y);
+        if constexpr (kDense) strided_masses(job, first, t, q);
+        add_classes<kDense>(units, s, y, q);
+      };
+      traverse_column<T>(counted_classes, logits, soft, add, add);
+    });
+    s = join_parts<kDense>(units, s);
+    max = row_max(s);
+    sums = row_sums(units, s, target);
+    if (target.index >= 0) index_mass = add_index_target(job.loss, units.unit * (target_y - max), sums);
     if (exists && reports) {
       job.row_loss[row] = target.counted ? job.loss.finish(sums).loss : A(0);
       if (job.state != nullptr) {
-        job.state[row] = target.counted ? sums.max : A(0);
+        job.state[row] = target.counted ? max : A(0);
         job.state[job.rows + row] = target.counted ? sums.log_sum : A(0);
       }
     }
@@ -123,13 +130,14 @@ __global__ void __launch_bounds__(kColumns* kMaxParts, sizeof(T) == 8 ? 1 : 3)
         strided_masses(job, c, t, q);
         s.mass += q[0];
       }
-      sums.mass = join_parts<T, true>(s).mass;
+      sums.mass = join_parts<true>(units, s).mass;
     }
     if (target.counted) {
-      sums.max = job.state[row];
+      max = job.state[row];
+      sums.max = units.unit * max;
       sums.log_sum = job.state[job.rows + row];
     }
-    if (target.index >= 0) index_mass = add_index_target(job.loss, target_z, sums);
+    if (target.index >= 0) index_mass = add_index_target(job.loss, units.unit * (target_y - max), sums);
   }
 
   if (!exists || gradient.row == nullptr) return;
@@ -143,21 +151,23 @@ __global__ void __launch_bounds__(kColumns* kMaxParts, sizeof(T) == 8 ? 1 : 3)
   } else if (job.scale != nullptr) {
     scale = A(*job.scale);
   }
-  const auto formula = row_gradient<T, kDense>(job.loss, sums, target, index_mass, scale);
-  auto write = [&](int first, const auto& x, const auto& t) {
-    constexpr int K = std::extent<std::remove_reference_t<decltype(x)>>::value;
-    A q[K];
-    if constexpr (kDense) strided_masses(job, first, t, q);
+  const auto formula = row_gradient<T, kDense>(job, max, sums, target, index_mass, scale);
+  either(linear, [&](auto is_linear) {
+    auto write = [&](int first, const auto& x, const auto& t) {
+      constexpr int K = std::extent<std::remove_reference_t<decltype(x)>>::value;
+      A q[K];
+      if constexpr (kDense) strided_masses(job, first, t, q);
 #pragma unroll
-    for (int j = 0; j < K; ++j) {
-      const int c = first + j * int(blockDim.y);
-      A value[1] = {A(widen(x[j]))};
-      const A mass[1] = {kDense ? q[j] : A(0)};
-      formula.apply(c, value, mass);
-      gradient[c] = narrow<T>(value[0]);
-    }
-  };
-  traverse_column<T>(job.classes, logits, soft, write, write);
+      for (int j = 0; j < K; ++j) {
+        const int c = first + j * int(blockDim.y);
+        A value[1] = {A(widen(x[j]))};
+        const A mass[1] = {kDense ? q[j] : A(0)};
+        formula.template apply<decltype(is_linear)::value>(c, value, mass);
+        gradient[c] = narrow<T>(value[0]);
+      }
+    };
+    traverse_column<T>(job.classes, logits, soft, write, write);
+  });
 }
 
 }  // namespace fastloss

@@ -5,7 +5,7 @@
 //   thread, threads   this thread's place among those of the slice
 //   slot              place of the slice in the block's shared memory
 //   reports()         true in one thread of the row
-//   join(s)           the statistics of the row, the same bits in every thread of it; also a barrier for the shared
+//   join(units, s)    the statistics of the row, the same bits in every thread of it; also a barrier for the shared
 //   memory
 //                     of the slice
 //   leave()           comes before the end of the kernel if join() has been called
@@ -28,15 +28,15 @@ constexpr int kResidentBlocks = sizeof(T) == 8                     ? 1
                                 : kMaxThreads<Team, kDense> == 256 ? 3
                                                                    : 2;
 
-template <class T, bool kDense, class A>
-GPU_INLINE Statistics<A> join_block(Statistics<A> s) {
+template <bool kDense, class Units, class A>
+GPU_INLINE Statistics<A> join_block(const Units& units, Statistics<A> s) {
   SHARED(of_warp, Statistics<A>[16]);  // of at most 512 threads; used once in a kernel, so one barrier is enough
   const int lane = int(threadIdx.x & 31), warp = int(threadIdx.x >> 5), warps = int(blockDim.x >> 5);
-  s = join_lanes<T, kDense>(s, 32, 0xffffffffu);
+  s = join_lanes<kDense>(units, s, 32, 0xffffffffu);
   if (lane == 0) of_warp[warp] = s;
   __syncthreads();
   s = lane < warps ? of_warp[lane] : no_statistics<A>();
-  return join_lanes<T, kDense>(s, 32, 0xffffffffu);
+  return join_lanes<kDense>(units, s, 32, 0xffffffffu);
 }
 
 // A power of two lanes of a warp. The other teams of the warp may work on rows that are not counted, so every
@@ -56,10 +56,10 @@ class LanesTeam {
   static constexpr int rank = 0, ranks = 1;
 
   GPU_INLINE bool reports() const { return thread == 0; }
-  template <class T, bool kDense, class A>
-  GPU_INLINE Statistics<A> join(const Statistics<A>& s) const {
+  template <bool kDense, class Units, class A>
+  GPU_INLINE Statistics<A> join(const Units& units, const Statistics<A>& s) const {
     __syncwarp(mask_);
-    return join_lanes<T, kDense>(s, threads, mask_);
+    return join_lanes<kDense>(units, s, threads, mask_);
   }
   GPU_INLINE void leave() const {}
 
@@ -78,9 +78,9 @@ class BlockTeam {
   static constexpr int slot = 0, rank = 0, ranks = 1;
 
   GPU_INLINE bool reports() const { return thread == 0; }
-  template <class T, bool kDense, class A>
-  GPU_INLINE Statistics<A> join(const Statistics<A>& s) const {
-    return join_block<T, kDense>(s);
+  template <bool kDense, class Units, class A>
+  GPU_INLINE Statistics<A> join(const Units& units, const Statistics<A>& s) const {
+    return join_block<kDense>(units, s);
   }
   GPU_INLINE void leave() const {}
 };
@@ -108,16 +108,16 @@ class ClusterTeam {
   GPU_INLINE bool reports() const { return thread == 0 && rank == 0; }
 
   // Every warp reads the sums of all blocks for itself, so that one barrier of the cluster is enough.
-  template <class T, bool kDense, class A>
-  GPU_INLINE Statistics<A> join(Statistics<A> s) const {
+  template <bool kDense, class Units, class A>
+  GPU_INLINE Statistics<A> join(const Units& units, Statistics<A> s) const {
     SHARED(of_block, Statistics<A>);
-    s = join_block<T, kDense>(s);
+    s = join_block<kDense>(units, s);
     if (thread == 0) of_block = s;
     cluster_.arrive();
     cluster_.wait();
     const int lane = thread & 31;
     s = lane < ranks ? *cluster_.peer(&of_block, unsigned(lane)) : no_statistics<A>();
-    s = join_lanes<T, kDense>(s, 32, 0xffffffffu);
+    s = join_lanes<kDense>(units, s, 32, 0xffffffffu);
     cluster_.arrive();  // this thread has read its peers; the gradient is written before it waits in leave()
     return s;
   }

@@ -6,7 +6,7 @@
 //
 //   V logit(V x)                 z_j, the logit that enters the softmax
 //   V slope(V z)                 dz_j/dx_j, as a function of z_j
-//   bool linear()                is the slope the same for every z?
+//   bool linear()                is the slope the same for every z, and z_j = slope * x_j, slope > 0?
 //   bool dense(bool soft)        does the target distribution have a part that is spread over all the classes?
 //   V mass(V weight, V target)   q_j, that part; called only if dense(...)
 //   A index_mass(A weight)       what an index target y adds to q_y
@@ -50,11 +50,11 @@ struct RowResult {
   A softmax_coefficient;
 };
 
-// Adds the share of an index target y to the sums, whose other fields are complete. Returns its mass in the gradient.
+// Adds the share of an index target y, from_max = z_y - max_j z_j, to the sums, whose other fields are complete.
+// Returns its mass in the gradient.
 template <class Loss, class A>
-FASTLOSS_INLINE A add_index_target(const Loss& loss, A z_y, RowSums<A>& sums) {
+FASTLOSS_INLINE A add_index_target(const Loss& loss, A from_max, RowSums<A>& sums) {
   A mass = loss.index_mass(sums.weight);
-  const A from_max = z_y - sums.max;
   if constexpr (Loss::modulated) {
     const A log_p = from_max - sums.log_sum;
     sums.linear -= mass * loss.class_loss(log_p);
@@ -77,13 +77,15 @@ struct CrossEntropy {
   static constexpr bool modulated = false;
 
   A keep, uniform;  // 1 - smoothing, smoothing / C
-  A z_loss, softcap, inverse_temperature;
+  A z_loss, softcap, inverse_softcap, temperature, inverse_temperature;
 
   FASTLOSS_INLINE CrossEntropy(const double* parameters, long long classes)
       : keep(A(1.0 - parameters[0])),
         uniform(A(parameters[0] / double(classes))),
         z_loss(A(parameters[1])),
         softcap(A(parameters[2])),
+        inverse_softcap(A(parameters[2] > 0 ? 1.0 / parameters[2] : 0.0)),
+        temperature(A(parameters[3])),
         inverse_temperature(A(1.0 / parameters[3])) {}
 
   FASTLOSS_INLINE bool dense(bool soft_target) const { return soft_target || uniform > A(0); }
@@ -91,14 +93,14 @@ struct CrossEntropy {
   FASTLOSS_INLINE bool linear() const { return !(softcap > A(0)); }
   template <class V>
   FASTLOSS_INLINE V logit(V x) const {
-    if (!linear()) x = softcap * math::tanh(x / softcap);
+    if (!linear()) x = softcap * math::tanh(x * inverse_softcap);
     return x * inverse_temperature;
   }
   template <class V>
   FASTLOSS_INLINE V slope(V z) const {
     V one = V{} + A(1);
     if (linear()) return one * inverse_temperature;
-    V capped = z / (softcap * inverse_temperature);
+    V capped = z * (temperature * inverse_softcap);
     return (one - capped * capped) * inverse_temperature;
   }
   template <class V>
