@@ -1,7 +1,7 @@
 // How a thread of the pointwise kernel reads and writes its share of a tensor, whatever the tensor's dtype and layout.
 //
-// Where all tensors allow it, a share is 8 neighbours that come in packs, 16 bytes at a time (8 for bytes); everything
-// else goes element by element, the threads of a warp side by side. Dtypes are looked up at run time, once for a share:
+// Where all tensors allow it, a share is two groups of 4 neighbours that come in packs, up to 16 bytes at a time;
+// everything else goes element by element, the threads of a warp side by side. Dtypes are looked up at run time, once for a share:
 // that is a branch which all threads take alike, 10 instructions where the memory leaves time for about 140 (8 halves,
 // see gpu.h), and it spares us the product of all dtypes times all losses.
 #pragma once
@@ -17,7 +17,7 @@ constexpr int kPointwiseThreads = 256;
 // of float. One kernel for both would need the registers of the worse at every place: it spilled 34 of them.
 struct InPacks {
   using A = float;
-  static constexpr int share = 8;
+  static constexpr int share = 8, group = 4;
   static constexpr bool packed = true;
 };
 template <class Accumulator>
@@ -27,7 +27,8 @@ struct ByElement {
   static constexpr bool packed = false;
 };
 
-// The elements first, first + step ... below end of the walk's linear order. In packs, step is 1 and none is missing.
+// The elements first, first + step ... below end of the walk's linear order. In packs, the groups that begin there, and
+// none is missing.
 struct Share {
   uint32_t first, step, end;
 
@@ -93,7 +94,18 @@ GPU_INLINE void strided_offsets(const Walk& walk, const View& view, uint32_t (&i
   for (int j = 0; j < count; ++j) offset[j] += (long long)index[j] * view.stride[0];
 }
 
-// The addresses of the share's elements; of element 0 for those that do not exist.
+// Of a share in packs: its two groups are one pack of 8, or, where a tensor has elements of 4 bytes, as far apart as a
+// warp's groups are long. Each of its accesses is one stretch of memory then, where packs of 4 floats side by side in a
+// thread would leave out every other 16 bytes, and every sector of 32 would move twice.
+constexpr uint32_t kGroupsApart = 32 * InPacks::group;
+
+GPU_INLINE Share packed_share(uint32_t chunk, uint32_t end, bool in_groups) {
+  const uint32_t lane = threadIdx.x & 31u, of_warp = chunk + (threadIdx.x - lane) * InPacks::share;
+  if (in_groups && of_warp + 2 * kGroupsApart <= end) return {of_warp + lane * InPacks::group, kGroupsApart, end};
+  return {of_warp + lane * InPacks::share, InPacks::group, end};
+}
+
+// The addresses of the share's elements, or groups; of element 0 for those that do not exist.
 template <int count>
 GPU_INLINE void element_addresses(const Walk& walk, const View& view, const Share& share, char* (&address)[count]) {
   uint32_t index[count];
@@ -106,12 +118,6 @@ GPU_INLINE void element_addresses(const Walk& walk, const View& view, const Shar
   if (view.layout == kStrided) strided_offsets(walk, view, index, offset);
 #pragma unroll
   for (int j = 0; j < count; ++j) address[j] = view.data + (offset[j] << view.size_log2);
-}
-
-GPU_INLINE char* first_address(const Walk& walk, const View& view, const Share& share) {
-  char* address[1];
-  element_addresses(walk, view, share, address);
-  return address[0];
 }
 
 // Storage of one element in a register, as it is in memory; 8-byte elements of a float kernel (int64 targets, double
@@ -162,7 +168,7 @@ GPU_INLINE void load_words(const View& view, char* const (&address)[count], cons
   }
 }
 
-// Of a share in packs: are this tensor's elements neighbours in memory, 8 of 1, 2 or 4 bytes, and not all the same?
+// Of a share in packs: are a group's elements of this tensor neighbours in memory, and not all the same?
 GPU_INLINE bool in_packs(const View& view) { return view.layout != kSingle && !view.constant_inside; }
 
 // Only the loads, so that those of all operands are in flight before the first is waited for.
@@ -176,27 +182,35 @@ GPU_INLINE void load_share(const Walk& walk, const View& view, const Share& shar
     element_addresses(walk, view, share, address);
     load_words<A>(view, address, [&](int j) { return share.has(j); }, word);
   } else {
-    char* const address[1] = {first_address(walk, view, share)};
+    char* address[2];
+    element_addresses(walk, view, share, address);
     if (!in_packs(view)) {
-      Word<A> value[1];
+      Word<A> value[2];
       load_words<A>(view, address, [](int) { return true; }, value);
 #pragma unroll
-      for (int j = 0; j < Mode::share; ++j) word[j] = value[0];
+      for (int j = 0; j < Mode::share; ++j) word[j] = value[j / Mode::group];
       return;
     }
+    const bool together = share.step == Mode::group;
     if (view.size_log2 == 0) {
-      const uint2 bytes = *reinterpret_cast<const uint2*>(address[0]);
-      word[0] = bytes.x;
-      word[1] = bytes.y;
-      return;
+      word[0] = *reinterpret_cast<const uint32_t*>(address[0]);
+      word[1] = *reinterpret_cast<const uint32_t*>(address[1]);
+    } else if (view.size_log2 == 1 && !together) {
+#pragma unroll
+      for (int g = 0; g < 2; ++g) {
+        const uint2 halves = *reinterpret_cast<const uint2*>(address[g]);
+        word[2 * g] = halves.x;
+        word[2 * g + 1] = halves.y;
+      }
+    } else {
+      const Pack<uint32_t> low = load_once(reinterpret_cast<const uint32_t*>(address[0]));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) word[i] = low.word[i];
+      if (view.size_log2 == 1) return;
+      const Pack<uint32_t> high = load_once(reinterpret_cast<const uint32_t*>(address[1]));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) word[4 + i] = high.word[i];
     }
-    const Pack<uint32_t> low = load_once(reinterpret_cast<const uint32_t*>(address[0]));
-#pragma unroll
-    for (int i = 0; i < 4; ++i) word[i] = low.word[i];
-    if (view.size_log2 == 1) return;
-    const Pack<uint32_t> high = load_once(reinterpret_cast<const uint32_t*>(address[0] + 16));
-#pragma unroll
-    for (int i = 0; i < 4; ++i) word[4 + i] = high.word[i];
   }
 }
 
@@ -251,12 +265,21 @@ GPU_INLINE void convert_share(const View& view, const Word<typename Mode::A> (&s
   }
 }
 
+GPU_INLINE void store_floats(char* address, const float* x) {
+  const float some[4] = {x[0], x[1], x[2], x[3]};
+  store_global(reinterpret_cast<float*>(address), narrow_pack<float>(some));
+}
+
+// The two groups as one pack, or each for itself.
 template <class T>
-GPU_INLINE void store_pack(char* address, const float* x) {
-  float some[Pack<T>::count];
-#pragma unroll
-  for (int j = 0; j < Pack<T>::count; ++j) some[j] = x[j];
-  store_global(reinterpret_cast<T*>(address), narrow_pack<T>(some));
+GPU_INLINE void store_halves(char* const (&address)[2], bool together, const float (&x)[8]) {
+  const Pack<T> pack = narrow_pack<T>(x);
+  if (together) {
+    store_global(reinterpret_cast<T*>(address[0]), pack);
+  } else {
+    *reinterpret_cast<uint2*>(address[0]) = make_uint2(pack.word[0], pack.word[1]);
+    *reinterpret_cast<uint2*>(address[1]) = make_uint2(pack.word[2], pack.word[3]);
+  }
 }
 
 template <class T, class A, int count>
@@ -272,14 +295,16 @@ template <class Mode>
 GPU_INLINE void store_share(const Walk& walk, const View& view, const Share& share,
                             const typename Mode::A (&x)[Mode::share]) {
   if constexpr (Mode::packed) {
-    char* const address = first_address(walk, view, share);
+    char* address[2];
+    element_addresses(walk, view, share, address);
+    const bool together = share.step == Mode::group;
     if (view.dtype == FASTLOSS_FLOAT32) {
-      store_pack<float>(address, x);
-      store_pack<float>(address + 16, x + 4);
+      store_floats(address[0], x);
+      store_floats(address[1], x + 4);
     } else if (view.dtype == FASTLOSS_FLOAT16) {
-      store_pack<__half>(address, x);
+      store_halves<__half>(address, together, x);
     } else {
-      store_pack<__nv_bfloat16>(address, x);
+      store_halves<__nv_bfloat16>(address, together, x);
     }
   } else {
     char* address[Mode::share];

@@ -34,6 +34,7 @@ struct PointwiseJob {
   Functor functor;
   Walk walk = {};
   bool masked = false;
+  bool in_groups = false;  // see packed_share
   A factor = 1;
   View operand[Functor::operands] = {};
   A constant[Functor::operands] = {};
@@ -225,8 +226,7 @@ constexpr int kPointwiseResident = Mode::packed && Functor::operands > 4        
                                    : Mode::packed || Functor::metrics > 0                            ? 3
                                                                                                      : 4;
 
-// A block takes chunks of kPointwiseThreads shares in turn. In packs, a thread's elements are neighbours; otherwise
-// neighbouring threads have neighbouring elements.
+// A block takes chunks of kPointwiseThreads shares in turn. Neighbouring threads have neighbouring elements, or groups.
 template <class Mode, class Functor>
 __global__ void __launch_bounds__(kPointwiseThreads, kPointwiseResident<Mode, Functor>)
     pointwise_kernel(const GPU_PARAMETER PointwiseJob<Functor> job) {
@@ -234,10 +234,8 @@ __global__ void __launch_bounds__(kPointwiseThreads, kPointwiseResident<Mode, Fu
   const uint32_t chunks = (job.walk.numel + chunk - 1) / chunk;
   PointwiseSums<Functor> sums;
   for (uint32_t c = blockIdx.x; c < chunks; c += gridDim.x) {
-    Share share;
-    share.step = Mode::packed ? 1 : kPointwiseThreads;
-    share.first = c * chunk + threadIdx.x * (Mode::packed ? Mode::share : 1);
-    share.end = job.walk.numel;
+    Share share = {c * chunk + threadIdx.x, kPointwiseThreads, job.walk.numel};
+    if constexpr (Mode::packed) share = packed_share(c * chunk, job.walk.numel, job.in_groups);
     if (share.first < share.end) take_share<Mode>(job, share, sums);
   }
   if (job.results.partial != nullptr) finish_block(job.results, sums);

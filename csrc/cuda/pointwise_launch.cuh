@@ -47,6 +47,7 @@ PointwiseJob<Functor> job_of(const FastlossPointwiseCall& call, const Slab& slab
   job.scale = view(kScaleTensor);
   job.upstream = view(kUpstreamTensor);
   job.loss = view(kLossTensor);
+  for (int t = 0; t < kMaxTensors; ++t) job.in_groups |= view(t).size_log2 == 2 && !view(t).constant_inside;
   return job;
 }
 

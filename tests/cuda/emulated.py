@@ -9,7 +9,7 @@ import ctypes
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cuda_build
@@ -88,7 +88,23 @@ def load(name: str) -> ctypes.CDLL:
     library.emulator_last_error.restype = ctypes.c_char_p
     library.emulator_launches.restype = ctypes.c_uint64
     library.emulator_last_shape.restype = ctypes.POINTER(ctypes.c_uint64 * 5)
+    library.emulator_record.restype = ctypes.c_uint64
+    library.emulator_accesses.restype = ctypes.POINTER(ctypes.c_uint64)
     return library
+
+
+def accesses_of_warps(name: str, run: Callable[[], Sequence[torch.Tensor]]) -> list[list[int]]:
+    """The addresses of each 16-byte access that a warp makes in one of the tensors which `run` returns, sorted."""
+    library = load(name)
+    library.emulator_record(1)
+    tensors = run()
+    count = library.emulator_record(0)
+    rows = torch.tensor(library.emulator_accesses()[: 4 * count]).view(-1, 4)
+    found: dict[tuple[int, int, int], list[int]] = {}
+    for block, thread, number, address in rows.tolist():
+        if any(x.data_ptr() <= address < x.data_ptr() + x.nbytes for x in tensors):
+            found.setdefault((block, thread // 32, number), []).append(address)
+    return [sorted(addresses) for addresses in found.values()]
 
 
 def check(library: ctypes.CDLL, status: int) -> None:

@@ -86,6 +86,18 @@ def test_a_block_keeps_nothing_without_a_gradient() -> None:
     assert last() == Shape(3, 256)
 
 
+def test_accesses_of_a_warp_are_one_stretch() -> None:
+    p = problem((2, 4096), torch.bfloat16)
+
+    def run() -> list[torch.Tensor]:
+        return [p.logits, p.fused(NONE)[1]]
+
+    found = emulated.accesses_of_warps("kernels", run)
+    assert len(found) == 2 * 2 * 4096 * 2 // 512
+    for addresses in found:
+        assert addresses == list(range(addresses[0], addresses[0] + 512, 16))
+
+
 @pytest.mark.parametrize("shape", COLUMNS)
 def test_columns(shape: tuple[int, ...]) -> None:
     problem(shape, torch.bfloat16).fused(NONE)

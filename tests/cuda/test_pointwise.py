@@ -210,6 +210,23 @@ def test_a_line_comes_in_packs_but_for_its_end() -> None:
     assert blocks(p.call()) == 2 + 1
 
 
+@pytest.mark.parametrize("dtypes", [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.float32, torch.bfloat16)], ids=str)
+def test_accesses_of_a_warp_are_one_stretch(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    """Every byte of every sector that is moved is used: what no value shows, and a GPU only by being slow."""
+    generator = generator_of("stretch", dtypes)
+    p = Problem(HUBER, [values((2, 2048), dtype, generator) for dtype in dtypes], [0.3])
+    packs = [x for x in p.tensors if x.dtype == dtypes[0]]  # halves beside floats come 8 bytes at a time
+
+    def run() -> list[Tensor]:
+        gradients = p.run().gradients
+        return [*packs, *(g for g in gradients if g.dtype == dtypes[0])]
+
+    found = emulated.accesses_of_warps(pointwise.BUILD, run)
+    assert len(found) == sum(2 * x.nbytes // 512 for x in packs)
+    for addresses in found:
+        assert addresses == list(range(addresses[0], addresses[0] + 512, 16))
+
+
 def blocks(call: Call) -> int:
     """Of all launches, by the partial sums: of the loss and of the weights."""
     return int(library().fastloss_pointwise_scratch(ctypes.byref(call))) // 2

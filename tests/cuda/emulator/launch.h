@@ -241,6 +241,14 @@ extern "C" {
 EMULATOR_API const char* emulator_last_error() { return emulator::state().last_error.c_str(); }
 EMULATOR_API uint64_t emulator_launches() { return emulator::state().launches; }
 EMULATOR_API const uint64_t* emulator_last_shape() { return emulator::state().last_shape; }
+// Begins anew, or ends, to record the 16-byte accesses of all threads; the latter returns how many ends there are.
+EMULATOR_API uint64_t emulator_record(int on) {
+  emulator::State& s = emulator::state();
+  s.recording = on != 0;
+  if (on != 0) s.accesses.clear();
+  return s.accesses.size();
+}
+EMULATOR_API const emulator::Access* emulator_accesses() { return emulator::state().accesses.data(); }
 // order: 0 forward, 1 reverse, 2 random.
 EMULATOR_API void emulator_set_order(int order, unsigned seed) {
   emulator::state().order = emulator::Order(order);

@@ -74,6 +74,12 @@ namespace emulator __attribute__((visibility("hidden"))) {
       if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0) fail(text("misaligned 16-byte access to %p", pointer));
     }
     memcpy(to, from, 16);
+    State& s = state();
+    if (!s.recording) return;
+    for (const void* pointer : {static_cast<const void*>(to), from}) {
+      s.accesses.push_back({s.current->block->index.x, s.current->rank, s.current->packs, uintptr_t(pointer)});
+    }
+    ++s.current->packs;
   }
 
 }  // namespace emulator

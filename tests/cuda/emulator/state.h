@@ -70,6 +70,7 @@ namespace emulator __attribute__((visibility("hidden"))) {
     unsigned cluster_phase = 0;
     uint64_t value = 0, result = 0;  // in and out of a warp collective
     int argument = 0;
+    unsigned packs = 0;  // 16-byte accesses so far, if they are recorded
   };
 
   struct Barrier {
@@ -119,6 +120,11 @@ namespace emulator __attribute__((visibility("hidden"))) {
     std::vector<Block> blocks;
   };
 
+  // Either end of one of a thread's 16-byte accesses. The lanes of a warp make theirs side by side.
+  struct Access {
+    uint64_t block, thread, number, address;
+  };
+
   enum class Order { forward, reverse, random };
 
   struct State {
@@ -145,6 +151,8 @@ namespace emulator __attribute__((visibility("hidden"))) {
     std::string last_error;
     uint64_t launches = 0;
     uint64_t last_shape[5] = {};  // blocks, threads along x and y, blocks of a cluster, bytes of shared memory
+    bool recording = false;
+    std::vector<Access> accesses;
 
     unsigned random(size_t below) {
       random_state = random_state * 6364136223846793005ull + 1442695040888963407ull;
