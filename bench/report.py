@@ -82,7 +82,7 @@ def losing_to(result: Result) -> list[str]:
 
 
 def readme_table(report: Report) -> str:
-    """One line a case, those that fastloss loses included and marked."""
+    """One line a case, of each backend where dispatch did not choose; those that fastloss loses are marked."""
     lines = [
         f"Measured on {machine(report.environment)}; {_others(report.results)}.",
         "Times are medians; ratios are medians over the rounds, above 1 where fastloss is faster; copy moves the same",
@@ -94,23 +94,27 @@ def readme_table(report: Report) -> str:
     ]
     for group in by_case(report.results):
         of = {result.provider: result for result in group}
-        if "fastloss" not in of:
-            continue
-        ours = of["fastloss"]
-        losing = losing_to(ours)
-        times = [_time(of[name].median) if name in of else "-" for name in ("eager", "torch.compile", "fastloss")]
-        in_place = _time(of["fastloss-in-place"].median) if "fastloss-in-place" in of else "-"
-        ratios = [
-            _ratio(ours, name, ".2f") + ("x slower" if name in losing else "x" if name in ours.speedup else "")
-            for name in ("eager", "torch.compile")
-        ]
-        peaks = " / ".join(
-            "-" if name not in of or (peak := of[name].peak_extra_bytes) is None else f"{peak / 2**20:.0f}"
-            for name in ("fastloss", "eager")
-        )
-        cells = [ours.loss, ours.shape, ours.dtype, ours.mode.replace("_", " + "), *times, in_place, *ratios]
-        lines.append(f"| {' | '.join([*cells, _ratio(ours, 'copy', '.0%'), peaks])} |")
+        asked_for = ["fastloss"] if "fastloss" in of else [name for name in of if name.startswith("fastloss:")]
+        lines += [_readme_line(of, name) for name in asked_for]
     return "\n".join(lines)
+
+
+def _readme_line(of: dict[str, Result], name: str) -> str:
+    ours = of[name]
+    losing = losing_to(ours)
+    loss = ours.loss + "".join(f" on {backend}" for backend in name.split(":")[1:])
+    times = [_time(of[baseline].median) if baseline in of else "-" for baseline in ("eager", "torch.compile", name)]
+    in_place = _time(of["fastloss-in-place"].median) if "fastloss-in-place" in of else "-"
+    ratios = [
+        _ratio(ours, baseline, ".2f") + ("x slower" if baseline in losing else "x" if baseline in ours.speedup else "")
+        for baseline in ("eager", "torch.compile")
+    ]
+    peaks = " / ".join(
+        "-" if each not in of or (peak := of[each].peak_extra_bytes) is None else f"{peak / 2**20:.0f}"
+        for each in (name, "eager")
+    )
+    cells = [loss, ours.shape, ours.dtype, ours.mode.replace("_", " + "), *times, in_place, *ratios]
+    return f"| {' | '.join([*cells, _ratio(ours, 'copy', '.0%'), peaks])} |"
 
 
 def write_readme(readme: Path, reports: Sequence[Report]) -> None:

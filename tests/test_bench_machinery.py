@@ -203,6 +203,13 @@ def test_the_readme_keeps_its_text_and_marks_the_lost_case(tmp_path: Path) -> No
     assert "old" not in once
     assert "| 2.00x | 0.50x slower |" in once
 
+    of_backends = make_report()
+    for result in of_backends.results:
+        result.provider = result.provider.replace("fastloss", "fastloss:cuda")
+    report.write_readme(readme, [of_backends])
+    first = make_report().results[0].loss
+    assert readme.read_text() == once.replace(f"| {first} |", f"| {first} on cuda |")
+
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="bench:begin"):
         report.write_readme(readme, [make_report()])

@@ -67,10 +67,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "csrc/cuda/row_contiguous.cuh": {
         "for (int base = team.thread; base <= stretch.packs; base += kInFlight * team.threads) {": "the packs are asked for once more below",
-        "const A target_z = Loss::modulated ? job.loss.logit(A(widen(slice.logits[target.index + slice.begin]))) : A(0);": "a backward pass has no cluster, so the slice begins at 0",
+        "const A target_y = Loss::modulated ? class_of(job.loss, slice.logits[target.index + slice.begin]) : A(0);": "a backward pass has no cluster, so the slice begins at 0",
     },
     "csrc/cuda/row_math.cuh": {
-        "const bool has_target = unsigned(index - first) <= unsigned(kCount);": "it saves the comparisons below, which decide",
+        "if (unsigned(index - first) <= unsigned(kCount)) {": "it saves the comparisons below, which decide",
     },
     "csrc/cuda/row_strided.cuh": {
         "for (int c = int(threadIdx.y); c <= classes; c += kClassGroup * parts) {": "one group more, without a class",

@@ -210,7 +210,9 @@ def test_a_line_comes_in_packs_but_for_its_end() -> None:
     assert blocks(p.call()) == 2 + 1
 
 
-@pytest.mark.parametrize("dtypes", [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.float32, torch.bfloat16)], ids=str)
+@pytest.mark.parametrize(
+    "dtypes", [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.float32, torch.bfloat16)], ids=str
+)
 def test_accesses_of_a_warp_are_one_stretch(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     """Every byte of every sector that is moved is used: what no value shows, and a GPU only by being slow."""
     generator = generator_of("stretch", dtypes)
