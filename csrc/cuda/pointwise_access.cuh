@@ -3,7 +3,7 @@
 // Where all tensors allow it, a share is two groups of 4 neighbours that come in packs, up to 16 bytes at a time;
 // everything else goes element by element, the threads of a warp side by side. Dtypes are looked up at run time, once
 // for a share: that is a branch which all threads take alike, 10 instructions where the memory leaves time for about
-// 140 (8 halves, see gpu.h), and it spares us the product of all dtypes times all losses.
+// 140 (an H100 has 18 for each half that it reads), and it spares us the product of all dtypes times all losses.
 #pragma once
 #include "../iteration.h"
 #include "api.h"
