@@ -24,6 +24,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "smoothing": {"smoothing": 0.1},
     "z_loss": {"z_loss": 1e-2},
     "softcap": {"softcap": 5.0, "temperature": 0.7},
+    "temperature": {"temperature": 1.7, "z_loss": 1e-2},  # a factor of the exponent
+    "temperature_everywhere": {"temperature": 0.6, "smoothing": 0.2, "z_loss": 1e-2, "weight": True},
     "weight": {"weight": True},
     "soft": {"soft": True},
     "everything": {"smoothing": 0.2, "z_loss": 1e-3, "softcap": 8.0, "temperature": 1.3, "weight": True},
