@@ -96,7 +96,7 @@ GPU_INLINE void strided_offsets(const Walk& walk, const View& view, uint32_t (&i
 
 // Of a share in packs: its two groups are one pack of 8, or, where a tensor has elements of 4 bytes, as far apart as a
 // warp's groups are long. Each of its accesses is one stretch of memory then, where packs of 4 floats side by side in a
-// thread would leave out every other 16 bytes, and every sector of 32 would move twice.
+// thread would leave out every other 16 bytes, and ask for every sector of 32 twice.
 constexpr uint32_t kGroupsApart = 32 * InPacks::group;
 
 GPU_INLINE Share packed_share(uint32_t chunk, uint32_t end, bool in_groups) {
