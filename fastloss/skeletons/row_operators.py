@@ -4,7 +4,8 @@
 ``target``: int64 (rows,), or soft targets with the dtype and shape rules of ``logits``.
 ``weight``: (C,) in the accumulator dtype (float64 for float64 logits, else float32), or None.
 ``reduction``: 0 none, 1 mean, 2 sum. Losses come back in the accumulator dtype.
-``state``: (2, rows), the largest logit and log(sum(exp(logit - largest))) of each row, for ``row_backward``.
+``state``: (2, rows), for ``row_backward`` of the same backend: the largest logit of each row, before or after a factor,
+and log(sum(exp(z - max z))).
 """
 
 from __future__ import annotations
