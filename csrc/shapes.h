@@ -1,5 +1,5 @@
 // Shapes and layouts of the tensors of a pointwise call, as the operators on the CPU and on a GPU see them; in Python,
-// fastloss/skeletons/pointwise_operators.py. Torch's stable ABI only.
+// fastloss/operators/pointwise.py. Torch's stable ABI only.
 #pragma once
 #include <torch/csrc/stable/tensor.h>
 
@@ -17,7 +17,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Sizes = std::vector<int64_t>;
 
-// The floating-point type with this number in fastloss/lowering.py.
+// The floating-point type with this number in fastloss/core/arguments.py.
 inline ScalarType floating_type(int64_t code) {
   constexpr ScalarType types[] = {ScalarType::Float, ScalarType::Double, ScalarType::Half, ScalarType::BFloat16};
   if (code < 0 || code > 3) throw std::runtime_error("fastloss: unknown dtype code");

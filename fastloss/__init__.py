@@ -2,7 +2,7 @@
 
 from fastloss import alignment, functional, nn, rl
 from fastloss._version import __version__
-from fastloss.dispatch import BackendError, Explanation, backend, explain
+from fastloss.core.dispatch import BackendError, Explanation, backend, explain
 from fastloss.functional import (
     batch_hard_triplet_loss,
     binary_cross_entropy,

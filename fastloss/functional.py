@@ -24,19 +24,14 @@ from fastloss.losses.binary import (
     soft_margin_loss,
 )
 from fastloss.losses.classification import cross_entropy, linear_cross_entropy, softmax_focal_loss
+from fastloss.losses.contrastive import clip_loss, info_nce, moco_loss, nt_xent, siglip_loss, supcon_loss
 from fastloss.losses.likelihood import (
     gaussian_nll_loss,
     kl_div,
     laplace_nll_loss,
     poisson_nll_loss,
 )
-from fastloss.losses.metric import (
-    batch_hard_triplet_loss,
-    info_nce,
-    nt_xent,
-    semi_hard_triplet_loss,
-    supcon_loss,
-)
+from fastloss.losses.metric import batch_hard_triplet_loss, semi_hard_triplet_loss
 from fastloss.losses.regression import (
     expectile_loss,
     huber_loss,
@@ -46,7 +41,7 @@ from fastloss.losses.regression import (
     quantile_loss,
     smooth_l1_loss,
 )
-from fastloss.losses.self_supervised import clip_loss, moco_loss, siglip_loss, vicreg_loss
+from fastloss.losses.self_supervised import vicreg_loss
 
 __all__ = [
     "batch_hard_triplet_loss",

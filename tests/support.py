@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastloss import dispatch
-from fastloss.lowering import accumulator_dtype
+from fastloss.core import dispatch
+from fastloss.core.arguments import accumulator_dtype
 
 SEED = int(os.environ.get("FASTLOSS_TEST_SEED") or torch.randint(2**31, ()).item())
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

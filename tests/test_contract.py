@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 import fastloss
-from fastloss.losses import original
-from fastloss.skeletons import linear_row, pointwise, row
+from fastloss.core import torch_losses
+from fastloss.skeletons import linear, pointwise, row
 
 pytest.importorskip("expecttest", reason="torch.testing._internal imports it")
 
@@ -63,7 +63,7 @@ def in_turn(samples: Iterable[Any], place: int, dtypes: int) -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def _setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for skeleton in (linear_row, pointwise, row):
+    for skeleton in (linear, pointwise, row):
         monkeypatch.setattr(skeleton, "SMALL_ON_CPU", -1)
     torch.manual_seed(SEED)
     with warnings.catch_warnings():
@@ -185,7 +185,7 @@ def test_samples(op, backend, device, count):
                 assert_same(mine, torchs, op.op, args, kwargs, dtype)
             count[name, f"auto: {answered.replace('reference', 'torch')}" if backend == "auto" else answered] += 1
     assert tried
-    if hasattr(original, op.name.removeprefix(PREFIX)):
+    if hasattr(torch_losses, op.name.removeprefix(PREFIX)):
         assert any(count[name, key] for key in (backend, *(f"auto: {kernel}" for kernel in FUSED))), (
             "no kernel answered"
         )
@@ -241,7 +241,7 @@ def differentiable(function: Callable[..., Any], sample: Any) -> tuple[Callable[
 @every_op
 def test_derivatives(op, backend, device, count):
     """gradcheck and gradgradcheck of torch, with forward mode and batched gradients, where torch's own passes them."""
-    if not hasattr(original, op.name.removeprefix(PREFIX)):
+    if not hasattr(torch_losses, op.name.removeprefix(PREFIX)):
         return  # torch's own function
     ours, name = ours_of(op), op.formatted_name.removeprefix("nn_functional_")
     checked = 0

@@ -13,7 +13,8 @@ import torch
 from support import BACKENDS
 
 import fastloss
-from fastloss import dispatch, doctor
+from fastloss.cli import doctor
+from fastloss.core import dispatch
 from fastloss.skeletons import row
 
 needs_cpu = pytest.mark.skipif(("cpu", "cpu") not in BACKENDS, reason=str(dispatch.unavailable("cpu", "cpu")))

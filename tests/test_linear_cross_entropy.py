@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from support import BACKENDS, assert_close, generator, to
 
 import fastloss
-from fastloss.skeletons import linear_row_operators as chunked
-from fastloss.skeletons.linear_row import LinearRow
+from fastloss.skeletons.linear import LinearRow
 from fastloss.skeletons.row_autograd import REFERENCES
+from fastloss.tiles import linear as chunked
 
 _NO_KERNELS = pytest.param("none", "cpu", marks=pytest.mark.skip("no kernels here"))
 backends = pytest.mark.parametrize(("backend", "device"), BACKENDS or [_NO_KERNELS])

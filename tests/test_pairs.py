@@ -373,7 +373,7 @@ def test_operator_passes_opcheck(case, backend, device):
     with fastloss.backend(backend):
         _, call = case.loss.plan((), {**tensors, **case.options, "weights": weights})
     assert not isinstance(call, str), call
-    operator = getattr(torch.ops, "fastloss_triton" if backend == "triton" else "fastloss").pairs
+    operator = getattr(torch.ops, "fastloss_triton" if backend == "triton" else "fastloss").outer
     for reduce in (True, False):
         for wanted in (True, False):
             arguments = (call.source, *call.operands._replace(reduce=reduce), wanted)
@@ -448,7 +448,7 @@ def test_modules():
 def test_the_operator_refuses_what_does_not_fit():
     source, target, tau, factors = torch.randn(4, 3), torch.randn(4, 5), torch.rand(3), torch.rand(4)
     how = (source, target, [tau], factors, "quantile_huber_loss", [1.0], 1.0, True, True)
-    assert torch.ops.fastloss.pairs(*how)[0].isfinite()
+    assert torch.ops.fastloss.outer(*how)[0].isfinite()
     for change, message in (
         ({1: target[:3]}, "do not fit"),
         ({2: [tau[:2]]}, "do not fit"),
@@ -459,7 +459,7 @@ def test_the_operator_refuses_what_does_not_fit():
         ({5: []}, "another number"),
     ):
         with pytest.raises(RuntimeError, match=message):
-            torch.ops.fastloss.pairs(*(change.get(k, x) for k, x in enumerate(how)))
+            torch.ops.fastloss.outer(*(change.get(k, x) for k, x in enumerate(how)))
 
 
 MEMORY = """

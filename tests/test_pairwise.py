@@ -15,8 +15,8 @@ from support import BACKENDS, assert_close, generator, to
 from torch import Tensor
 
 import fastloss
-from fastloss.skeletons import pairwise_tiles
-from fastloss.skeletons.pairwise_operators import DIFFERENTIABLE
+from fastloss.operators.similarity import DIFFERENTIABLE
+from fastloss.tiles import similarity as similarity_tiles
 
 all_cases = pytest.mark.parametrize("case", pairwise_cases.ALL, ids=str)
 one_of_each = pytest.mark.parametrize("case", pairwise_cases.ONE_OF_EACH, ids=str)
@@ -31,9 +31,9 @@ Arguments = dict[str, Any]
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Blocks of 64 queries, and a similarity matrix of which a part is kept: every path, at the size of the cases."""
-    monkeypatch.setattr(pairwise_tiles, "TILE_BYTES", 1)
-    monkeypatch.setattr(pairwise_tiles, "MIN_ROWS", 64)
-    monkeypatch.setattr(pairwise_tiles, "KEPT_BYTES", 64 * 70 * 8)
+    monkeypatch.setattr(similarity_tiles, "TILE_BYTES", 1)
+    monkeypatch.setattr(similarity_tiles, "MIN_ROWS", 64)
+    monkeypatch.setattr(similarity_tiles, "KEPT_BYTES", 64 * 70 * 8)
 
 
 def compute(case: Case, tensors: Arguments, options: Arguments, upstream: Tensor | None = None):
@@ -236,10 +236,10 @@ def test_operators_pass_opcheck(backend, device):
     upstream = torch.rand(9, device=device)
     for gradients in (False, True):
         for name, arguments in {
-            "pairwise_softmax": (q, k, own, scale, labels, None, None, None),
-            "pairwise_two_way": (q, k, scale),
-            "pairwise_sigmoid": (q, k, scale, scale),
-            "pairwise_semi_hard": (q, labels, 0.5, True),
+            "similarity_softmax": (q, k, own, scale, labels, None, None, None),
+            "similarity_two_way": (q, k, scale),
+            "similarity_sigmoid": (q, k, scale, scale),
+            "similarity_semi_hard": (q, labels, 0.5, True),
         }.items():
             operator = getattr(namespace, name)
             wanted = sum(1 << k for k in DIFFERENTIABLE[name] if arguments[k] is not None)

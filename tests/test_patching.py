@@ -128,8 +128,8 @@ def test_what_is_replaced():
 @pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
 def test_torchs_modules_use_ours(name, backend):
     """...on each backend; the reference, which is torch's own function, does not come back to ours."""
-    if fastloss.dispatch.unavailable("cpu", "cpu") and backend == "cpu":
-        pytest.skip(str(fastloss.dispatch.unavailable("cpu", "cpu")))
+    if fastloss.core.dispatch.unavailable("cpu", "cpu") and backend == "cpu":
+        pytest.skip(str(fastloss.core.dispatch.unavailable("cpu", "cpu")))
     module, count = INPUTS[name]
     operands = [torch.rand(100, 60, dtype=torch.float64) * 0.9 + 0.05 for _ in range(count)]
     module = getattr(torch.nn, module)(reduction="sum")

@@ -1,4 +1,4 @@
-"""Remembered plans (fastloss/plans.py): used for what is the same, for nothing else, and holding on to nothing."""
+"""Remembered plans (fastloss/core/memo.py): used for what is the same, for nothing else, and holding on to nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from support import BACKENDS, generator
 
 import fastloss
-from fastloss import alignment, plans, rl
+from fastloss import alignment, rl
+from fastloss.core import memo
 from fastloss.skeletons.pointwise import Pointwise
 
 pytestmark = pytest.mark.skipif(("cpu", "cpu") not in BACKENDS, reason="no CPU kernels")
@@ -112,7 +113,7 @@ def test_calls_that_differ_are_not_confused():
 
 
 def test_signed_zeros_differ():
-    keys = {plans.describe("auto", (value,), {})[0] for value in (0.0, -0.0, 0, False, None, "")}
+    keys = {memo.describe("auto", (value,), {})[0] for value in (0.0, -0.0, 0, False, None, "")}
     assert len(keys) == 6
 
 
@@ -169,11 +170,11 @@ def test_tensors_are_not_kept():
 
 
 def test_the_number_of_plans_is_bounded(monkeypatch):
-    known = plans.Plans()
-    for key in range(10 * plans._CAPACITY):
+    known = memo.Plans()
+    for key in range(10 * memo._CAPACITY):
         known.remember(key, lambda tensors: tensors)
-    assert len(known._known) <= plans._CAPACITY
-    assert known.get(10 * plans._CAPACITY - 1) is not None
+    assert len(known._known) <= memo._CAPACITY
+    assert known.get(10 * memo._CAPACITY - 1) is not None
 
 
 def test_threads():

@@ -42,7 +42,7 @@ FILES = (
 )  # fmt: skip
 
 
-# A weight vector that is one class short: the operators trust fastloss.lowering to have checked it.
+# A weight vector that is one class short: the operators trust fastloss.core.arguments to have checked it.
 PLANTED = """
 import torch, fastloss
 assert "sanitized" in fastloss.__file__, fastloss.__file__

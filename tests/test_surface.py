@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.nn.modules import loss as torchs_modules
 
 import fastloss
-from fastloss.losses import original
+from fastloss.core import torch_losses
 
 FUNCTIONS = [
     name
@@ -50,7 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def test_introspection_finds_losses():
     assert {"cross_entropy", "kl_div", "ctc_loss", "mse_loss", "triplet_margin_with_distance_loss"} <= set(FUNCTIONS)
-    assert set(original.__all__) <= set(FUNCTIONS)
+    assert set(torch_losses.__all__) <= set(FUNCTIONS)
     assert {"CTCLoss", "NLLLoss2d", "MSELoss"} <= set(MODULES)
     assert {"MSELoss", "CrossEntropyLoss", "KLDivLoss"} <= set(OURS)
 
@@ -70,7 +70,7 @@ def test_functions(name):
         assert getattr(namespace, name) is getattr(fastloss.functional, name)
     assert_signature(getattr(fastloss.functional, name), getattr(F, name))
     fused = hasattr(getattr(fastloss.functional, name), "plan")
-    assert fused == hasattr(original, name), "the body of a fused loss calls torch's through original.py"
+    assert fused == hasattr(torch_losses, name), "the body of a fused loss calls torch's through torch_losses.py"
     assert fused or getattr(fastloss.functional, name) is getattr(F, name), "torch's own function, not a copy"
 
 
@@ -134,7 +134,7 @@ def test_state_of_modules(name):
 
 def test_page_of_what_is_fused():
     """docs/support.md is what tools/support_table.py writes now."""
-    if fastloss.dispatch.unavailable("cpu", "cpu"):
+    if fastloss.core.dispatch.unavailable("cpu", "cpu"):
         pytest.skip("the page is asked of the C++ kernels")
     tool = Path(__file__).parent.parent / "tools" / "support_table.py"
     run = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True)

@@ -20,8 +20,8 @@ import fastloss
 STEPS = 16
 LEARNING_RATE = 3e-3
 
-if fastloss.dispatch.unavailable("cpu", "cpu"):
-    pytest.skip(f"no C++ kernels: {fastloss.dispatch.unavailable('cpu', 'cpu')}", allow_module_level=True)
+if fastloss.core.dispatch.unavailable("cpu", "cpu"):
+    pytest.skip(f"no C++ kernels: {fastloss.core.dispatch.unavailable('cpu', 'cpu')}", allow_module_level=True)
 
 
 class Counting(TorchDispatchMode):

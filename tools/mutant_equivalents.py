@@ -110,7 +110,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "return tl.where(size <= 0.4, near, tl.where(x < 0, -far, far))": "both formulas hold at the bound",
         "if start + BLOCK < length:": "the other branch does the same under a mask",
     },
-    "triton_kernels/pairs.py": {
+    "triton_kernels/outer.py": {
         "x += (read(operands[k], row, row_strides[2 - k], i, steps[2 + k], exists, A)[:, None],)": "no loss over pairs has a second operand: k is 0",
         "num_warps=WARPS if tile[0] * tile[1] > 256 * WARPS else 1,": "a number of warps, for speed",
         "x += (read(operands[k], row, row_strides[2 + k], i, steps[2 - k], exists, A)[:, None],)": "no loss over pairs has a second operand: k is 0",

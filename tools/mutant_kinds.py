@@ -353,7 +353,7 @@ KINDS = {
         ),
     ),
     "triton-pairs": Kind(
-        ("triton_kernels/pairs.py", "triton_kernels/pairs_losses.py"),
+        ("triton_kernels/outer.py", "triton_kernels/pairs_losses.py"),
         TRITON_ARITHMETIC,
         (
             copied(),
@@ -363,7 +363,7 @@ KINDS = {
         "cpu",
     ),
     "triton-pairwise": Kind(
-        ("triton_kernels/pairwise.py", "triton_kernels/pairwise_kernels.py", "triton_kernels/pairwise_losses.py"),
+        ("triton_kernels/similarity.py", "triton_kernels/pairwise_kernels.py", "triton_kernels/pairwise_losses.py"),
         TRITON_ARITHMETIC,
         (
             copied(),

@@ -139,10 +139,10 @@ class Unmutated:
         self.name, self.kind, self.tree, self.journal = name, kind, tree, journal
         package = (sys.executable, "setup.py", "-q", "build", "--build-lib", "build/lib")
         self.run(Lane("build", package, ".", (("FASTLOSS_BUILD", kind.binaries),)))
-        modules = "fastloss.dispatch, fastloss.triton_kernels" if "triton" in name else "fastloss.dispatch"
+        modules = "fastloss.core.dispatch, fastloss.triton_kernels" if "triton" in name else "fastloss.core.dispatch"
         where = f"import sys, {modules}; assert fastloss.__file__.startswith({str(tree)!r})"
         if kind.binaries == "cpu":
-            where += "; sys.exit(fastloss.dispatch.unavailable('cpu', 'cpu'))"
+            where += "; sys.exit(fastloss.core.dispatch.unavailable('cpu', 'cpu'))"
         assert run(Lane("import", (sys.executable, "-c", where)), tree, 120) is None, "the tests import another tree"
         for lane in kind.lanes:
             if lane.name == "build" or lane is next(first for first in kind.lanes if first.name != "build"):

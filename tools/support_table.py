@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 import fastloss
-from fastloss import dispatch
-from fastloss.losses.aggregation import AGGREGATIONS
-from fastloss.lowering import SMALL_ON_CPU
+from fastloss.core import dispatch
+from fastloss.core.arguments import SMALL_ON_CPU
+from fastloss.core.reductions import AGGREGATIONS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "support.md"
 FUSED = "●"

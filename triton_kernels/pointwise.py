@@ -1,4 +1,4 @@
-"""Pointwise losses in Triton: the launchers of both operators (fastloss/skeletons/pointwise_operators.py).
+"""Pointwise losses in Triton: the launchers of both operators (fastloss/operators/pointwise.py).
 
 One pass reads every operand once and writes every gradient once. Where all tensors share one dense order, or are single
 elements, there is one row and no arithmetic on strides; else the dimensions are merged as far as they can be
@@ -19,7 +19,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from fastloss.skeletons.pointwise_operators import (
+from fastloss.operators.pointwise import (
     accumulator,
     broadcast_shape,
     empty_gradients,

@@ -1,5 +1,5 @@
 // The CPU implementation of the pairs operator: checks, allocation, threads. The schema, and what each argument means,
-// are in fastloss/skeletons/pairs_operators.py.
+// are in fastloss/operators/outer.py.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -103,7 +103,7 @@ std::tuple<Tensor, Tensor> pairs(Tensor source, Tensor target, std::vector<Tenso
   return {result, gradient};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fastloss, CPU, m) { m.impl("pairs", TORCH_BOX(&pairs)); }
+STABLE_TORCH_LIBRARY_IMPL(fastloss, CPU, m) { m.impl("outer", TORCH_BOX(&pairs)); }
 
 }  // namespace
 }  // namespace fastloss

@@ -1,5 +1,5 @@
 // The CPU implementations of the pointwise operators: checks, shapes, allocation, threads. The schemas are in
-// fastloss/ops.py, which also says what each argument means.
+// fastloss/operators/__init__.py, which also says what each argument means.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

@@ -1,4 +1,4 @@
-// The CPU implementations of the row operators: checks, allocation, threads. The schemas are in fastloss/ops.py.
+// The CPU implementations of the row operators: checks, allocation, threads. The schemas are in fastloss/operators/__init__.py.
 // Torch is reached through its stable ABI only, so that one build serves every torch from 2.10 on.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

@@ -90,7 +90,7 @@ struct FastlossTensor {
   long long stride[FASTLOSS_POINTWISE_DIMENSIONS];  // in elements
 };
 
-// One call of a pointwise operator; fastloss/skeletons/pointwise_operators.py says what it computes. "A" is float64 if
+// One call of a pointwise operator; fastloss/operators/pointwise.py says what it computes. "A" is float64 if
 // in_double, else float32.
 struct FastlossPointwiseCall {
   const char* loss;          // name of the functor
@@ -132,7 +132,7 @@ struct FastlossPairsTensor {
   long long row, step;
 };
 
-// One call of the pairs operator; fastloss/skeletons/pairs_operators.py says what it computes. "A" is float64 if
+// One call of the pairs operator; fastloss/operators/outer.py says what it computes. "A" is float64 if
 // in_double, else float32.
 struct FastlossPairsCall {
   const char* loss;          // name of the functor

@@ -1,7 +1,7 @@
 // The CUDA implementations of the row operators: shapes, strides and allocations in, raw pointers out. The schemas are
 // defined in Python.
 //
-// The caller has validated shapes, dtypes and layouts (fastloss/ops.py), and has returned before this if there are no
+// The caller has validated shapes, dtypes and layouts (fastloss/operators/__init__.py), and has returned before this if there are no
 // rows or no classes.
 #include "../text.h"
 #include "glue.h"

@@ -1,5 +1,5 @@
 // The CUDA implementation of the pairs operator: strides and allocations in, raw pointers out. The schema, and what
-// each argument means, are in fastloss/skeletons/pairs_operators.py. The caller has returned before this if there are
+// each argument means, are in fastloss/operators/outer.py. The caller has returned before this if there are
 // no elements.
 #include "glue.h"
 
@@ -53,7 +53,7 @@ std::tuple<Tensor, Tensor> pairs(Tensor source, Tensor target, std::vector<Tenso
   return {losses, gradient};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fastloss, CUDA, m) { m.impl("pairs", TORCH_BOX(&pairs)); }
+STABLE_TORCH_LIBRARY_IMPL(fastloss, CUDA, m) { m.impl("outer", TORCH_BOX(&pairs)); }
 
 }  // namespace
 }  // namespace fastloss

@@ -1,5 +1,5 @@
 // The CUDA implementations of the pointwise operators: shapes, strides and allocations in, raw pointers out. The
-// schemas, and what each argument means, are in fastloss/skeletons/pointwise_operators.py. The caller has returned
+// schemas, and what each argument means, are in fastloss/operators/pointwise.py. The caller has returned
 // before this if there are no elements.
 #include <utility>
 #include "../shapes.h"

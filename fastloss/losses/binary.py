@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss.dispatch import fused
-from fastloss.losses import original
-from fastloss.losses.aggregation import aggregate
-from fastloss.losses.precision import one_dtype, result_dtype, widened
-from fastloss.losses.terms import counted
-from fastloss.lowering import Invalid, Parameter
+from fastloss.core import torch_losses
+from fastloss.core.arguments import Invalid, Parameter
+from fastloss.core.dispatch import fused
+from fastloss.core.dtypes import one_dtype, result_dtype, widened
+from fastloss.core.metrics import counted
+from fastloss.core.reductions import aggregate
 from fastloss.skeletons.pointwise import Pointwise
 
 __all__ = [
@@ -107,7 +107,7 @@ def binary_cross_entropy(
         >>> round(binary_cross_entropy(torch.tensor([0.5, 1.0]), torch.tensor([1.0, 1.0])).item(), 5)
         0.34657
     """
-    return original.binary_cross_entropy(input, target, weight, size_average, reduce, reduction)
+    return torch_losses.binary_cross_entropy(input, target, weight, size_average, reduce, reduction)
 
 
 @fused(
@@ -168,7 +168,9 @@ def binary_cross_entropy_with_logits(
         >>> round(binary_cross_entropy_with_logits(torch.tensor([0.0, 100.0]), torch.tensor([1.0, 1.0])).item(), 5)
         0.34657
     """
-    return original.binary_cross_entropy_with_logits(input, target, weight, size_average, reduce, reduction, pos_weight)
+    return torch_losses.binary_cross_entropy_with_logits(
+        input, target, weight, size_average, reduce, reduction, pos_weight
+    )
 
 
 # ------------------------------------------------------------------------------------------ focal loss
@@ -347,7 +349,7 @@ def soft_margin_loss(
         >>> round(soft_margin_loss(torch.tensor([0.0, 2.0]), torch.tensor([1.0, -1.0])).item(), 5)
         1.41004
     """
-    return original.soft_margin_loss(input, target, size_average, reduce, reduction)
+    return torch_losses.soft_margin_loss(input, target, size_average, reduce, reduction)
 
 
 @fused(
@@ -400,7 +402,7 @@ def hinge_embedding_loss(
         >>> hinge_embedding_loss(torch.tensor([0.5, 0.75]), torch.tensor([1.0, -1.0]), reduction="none").tolist()
         [0.5, 0.25]
     """
-    return original.hinge_embedding_loss(input, target, margin, size_average, reduce, reduction)
+    return torch_losses.hinge_embedding_loss(input, target, margin, size_average, reduce, reduction)
 
 
 def _of_ranking(arguments: dict[str, Any]) -> dict[str, Any] | str:
@@ -465,7 +467,7 @@ def margin_ranking_loss(
         >>> margin_ranking_loss(torch.tensor([1.0]), torch.tensor([3.0]), torch.tensor([1.0])).item()
         2.0
     """
-    return original.margin_ranking_loss(input1, input2, target, margin, size_average, reduce, reduction)
+    return torch_losses.margin_ranking_loss(input1, input2, target, margin, size_average, reduce, reduction)
 
 
 @fused(

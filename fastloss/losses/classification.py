@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss.dispatch import fused
-from fastloss.losses import original
-from fastloss.losses.precision import widened
-from fastloss.lowering import Parameter, autocast_applies
-from fastloss.skeletons.linear_row import LinearRow
+from fastloss.core import torch_losses
+from fastloss.core.arguments import Parameter, autocast_applies
+from fastloss.core.dispatch import fused
+from fastloss.core.dtypes import widened
+from fastloss.skeletons.linear import LinearRow
 from fastloss.skeletons.row import Row
 
 __all__ = ["cross_entropy", "linear_cross_entropy", "softmax_focal_loss"]
@@ -110,13 +110,13 @@ def cross_entropy(
     if tempered:
         input = input / temperature
     if not z_loss:
-        return original.cross_entropy(
+        return torch_losses.cross_entropy(
             input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing
         )
 
     if size_average is not None or reduce is not None:
         reduction = torch.nn._reduction.legacy_get_string(size_average, reduce)
-    rows = original.cross_entropy(
+    rows = torch_losses.cross_entropy(
         input, target, weight, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
     )
     lse = torch.logsumexp(input, dim=min(1, input.dim() - 1))
@@ -296,7 +296,7 @@ def softmax_focal_loss(
     dtype = torch.float32 if autocast_applies(input) else input.dtype
     input, alpha = widened(input, alpha)
     if gamma == 0:
-        loss = original.cross_entropy(
+        loss = torch_losses.cross_entropy(
             input, target, alpha, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
         )
         return loss.to(dtype)
@@ -306,7 +306,7 @@ def softmax_focal_loss(
     alpha_of_class = None if alpha is None else alpha.view([-1 if d == classes else 1 for d in range(input.dim())])
     if target.shape == input.shape:
         # for its errors; the value is not used
-        original.cross_entropy(input, target, alpha, reduction=reduction, label_smoothing=label_smoothing)
+        torch_losses.cross_entropy(input, target, alpha, reduction=reduction, label_smoothing=label_smoothing)
         mass = widened(target)[0] * (1 - label_smoothing) + label_smoothing / input.shape[classes]
         mass = mass if alpha_of_class is None else mass * alpha_of_class
         rows = (mass * _focal_term(log_p, gamma)).sum(classes)

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastloss.dispatch import fused
-from fastloss.losses import original
-from fastloss.losses.aggregation import aggregate
-from fastloss.losses.precision import result_dtype, widened
-from fastloss.losses.terms import counted
-from fastloss.lowering import EMPTY, Invalid, Parameter, warn
+from fastloss.core import torch_losses
+from fastloss.core.arguments import EMPTY, Invalid, Parameter, warn
+from fastloss.core.dispatch import fused
+from fastloss.core.dtypes import result_dtype, widened
+from fastloss.core.metrics import counted
+from fastloss.core.reductions import aggregate
 from fastloss.skeletons.pointwise import Pointwise
 
 __all__ = ["gaussian_nll_loss", "kl_div", "laplace_nll_loss", "poisson_nll_loss"]
@@ -94,7 +94,7 @@ def gaussian_nll_loss(
         >>> gaussian_nll_loss(torch.tensor([1.0]), torch.tensor([3.0]), torch.tensor([1.0])).item()
         2.0
     """
-    return original.gaussian_nll_loss(input, target, var, full, eps, reduction)
+    return torch_losses.gaussian_nll_loss(input, target, var, full, eps, reduction)
 
 
 def _with_scale(arguments: dict[str, Any]) -> dict[str, Any] | str:
@@ -250,7 +250,7 @@ def poisson_nll_loss(
         >>> poisson_nll_loss(torch.tensor([0.0, 0.0]), torch.tensor([2.0, 3.0])).item()
         1.0
     """
-    return original.poisson_nll_loss(input, target, log_input, full, size_average, eps, reduce, reduction)
+    return torch_losses.poisson_nll_loss(input, target, log_input, full, size_average, eps, reduce, reduction)
 
 
 def _of_divergence(arguments: dict[str, Any]) -> dict[str, Any] | str:
@@ -326,4 +326,4 @@ def kl_div(
         >>> kl_div(x, torch.tensor([[1.0, 0.0]]), reduction="batchmean").item() > 0.6931
         True
     """
-    return original.kl_div(input, target, size_average, reduce, reduction, log_target)
+    return torch_losses.kl_div(input, target, size_average, reduce, reduction, log_target)

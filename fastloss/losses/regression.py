@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss.dispatch import fused
-from fastloss.losses import original
-from fastloss.losses.aggregation import aggregate
-from fastloss.losses.precision import one_dtype, result_dtype, widened
-from fastloss.losses.terms import counted
-from fastloss.lowering import Invalid, Parameter
+from fastloss.core import torch_losses
+from fastloss.core.arguments import Invalid, Parameter
+from fastloss.core.dispatch import fused
+from fastloss.core.dtypes import one_dtype, result_dtype, widened
+from fastloss.core.metrics import counted
+from fastloss.core.reductions import aggregate
 from fastloss.skeletons.pointwise import Pointwise
 
 __all__ = [
@@ -74,7 +74,7 @@ def mse_loss(
         >>> mse_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])).item()
         2.0
     """
-    return original.mse_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
+    return torch_losses.mse_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
 
 
 def _without_bool(arguments: dict[str, Any]) -> dict[str, Any] | str:
@@ -123,7 +123,7 @@ def l1_loss(
         >>> l1_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])).item()
         1.0
     """
-    return original.l1_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
+    return torch_losses.l1_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
 
 
 def _one_dtype(arguments: dict[str, Any]) -> dict[str, Any] | str:
@@ -186,7 +186,7 @@ def huber_loss(
         >>> huber_loss(torch.tensor([0.0, 3.0]), torch.tensor([1.0, 0.0])).item()
         1.5
     """
-    return original.huber_loss(input, target, reduction, delta, weight)  # type: ignore[call-arg]
+    return torch_losses.huber_loss(input, target, reduction, delta, weight)  # type: ignore[call-arg]
 
 
 @fused(Pointwise(operands=("input", "target"), parameters={"beta": Parameter(1.0)}, shapes="warn", drop_in=True))
@@ -230,7 +230,7 @@ def smooth_l1_loss(
         >>> smooth_l1_loss(torch.tensor([0.0, 3.0]), torch.tensor([1.0, 0.0])).item()
         1.5
     """
-    return original.smooth_l1_loss(input, target, size_average, reduce, reduction, beta)
+    return torch_losses.smooth_l1_loss(input, target, size_average, reduce, reduction, beta)
 
 
 # ------------------------------------------------------------------------------------------ beyond torch

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastloss import alignment
-from fastloss.losses.terms import Terms
+from fastloss.core.metrics import Terms
 from fastloss.nn.base import FunctionLoss
 
 __all__ = ["CPOLoss", "DPOLoss", "KLPenalty", "KTOLoss", "ORPOLoss", "RewardModelLoss", "SimPOLoss"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastloss import rl
-from fastloss.losses.terms import Terms
+from fastloss.core.metrics import Terms
 from fastloss.nn.base import FunctionLoss
 
 __all__ = [

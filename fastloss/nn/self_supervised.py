@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastloss import functional
-from fastloss.losses.terms import Terms
+from fastloss.core.metrics import Terms
 from fastloss.nn.base import FunctionLoss
 
 __all__ = ["CLIPLoss", "MoCoLoss", "SigLIPLoss", "VICRegLoss"]

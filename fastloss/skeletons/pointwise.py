@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_exporting
 
-from fastloss.losses.aggregation import AGGREGATIONS, weights
-from fastloss.lowering import (
+from fastloss.core.arguments import (
     DEVICES,
     DTYPES,
     EMPTY,
@@ -26,9 +25,10 @@ from fastloss.lowering import (
     warn,
     wraps,
 )
-from fastloss.plans import Run
+from fastloss.core.memo import Run
+from fastloss.core.reductions import AGGREGATIONS, weights
+from fastloss.operators.pointwise import MAX_DIMENSIONS, METRICS, PointwiseOperands, broadcast_shape
 from fastloss.skeletons.pointwise_autograd import OPERATORS, REFERENCES, Operators, pointwise_loss
-from fastloss.skeletons.pointwise_operators import MAX_DIMENSIONS, METRICS, PointwiseOperands, broadcast_shape
 
 _SMALL = f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours"
 _CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
@@ -87,7 +87,7 @@ class PointwiseCall(NamedTuple):
 
 
 class Pointwise:
-    """What :func:`fastloss.dispatch.fused` has to know of a loss that takes each element alone.
+    """What :func:`fastloss.core.dispatch.fused` has to know of a loss that takes each element alone.
 
     The functor (csrc/losses) and the Triton helper are found under the function's own name. These arguments mean the
     same in every loss that has them: ``reduction``, ``size_average``, ``reduce``, ``mask``, ``normalizer``,
@@ -110,7 +110,7 @@ class Pointwise:
         autocast: the device types on which autocast runs the loss in float32, as it does with torch's.
         prepare: rewrites the arguments of a call (by name, defaults not filled in) before they are lowered, or says why
             they cannot be. Its result must be as good an argument of the body, and the same if prepared again. What it
-            does depends on what :func:`fastloss.plans.describe` sees, or it replaces a tensor.
+            does depends on what :func:`fastloss.core.memo.describe` sees, or it replaces a tensor.
     """
 
     def __init__(

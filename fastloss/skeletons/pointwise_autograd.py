@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fastloss.autograd import transformed
-from fastloss.ops import NAMESPACES
-from fastloss.skeletons.pointwise_operators import PointwiseOperands
+from fastloss.core.autograd import transformed
+from fastloss.operators import NAMESPACES
+from fastloss.operators.pointwise import PointwiseOperands
 
 if TYPE_CHECKING:
     from fastloss.skeletons.pointwise import Pointwise, PointwisePlan

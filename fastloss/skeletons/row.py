@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_exporting
 
-from fastloss.lowering import (
+from fastloss.core.arguments import (
     DEVICES,
     DTYPES,
     EMPTY,
@@ -24,8 +24,8 @@ from fastloss.lowering import (
     reduction_of,
     wraps,
 )
+from fastloss.operators.row import NONE, REDUCTIONS, RowOperands, row_layout
 from fastloss.skeletons.row_autograd import REFERENCES, row_loss
-from fastloss.skeletons.row_operators import NONE, REDUCTIONS, RowOperands, row_layout
 
 SMALL = f"up to {SMALL_ON_CPU} logits on a CPU, torch's own kernels are quicker than the way to ours"
 
@@ -52,7 +52,7 @@ class RowCall(NamedTuple):
 
 
 class Row:
-    """What :func:`fastloss.dispatch.fused` has to know of a loss over rows of logits.
+    """What :func:`fastloss.core.dispatch.fused` has to know of a loss over rows of logits.
 
     The loss has torch's conventions: ``input``, ``target``, ``ignore_index``, ``reduction``. The functor
     (csrc/losses/row.h) and the Triton helper are found under the function's own name.

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fastloss.autograd import scaled, transformed
-from fastloss.skeletons.row_operators import NONE, RowOperands
+from fastloss.core.autograd import scaled, transformed
+from fastloss.operators.row import NONE, RowOperands
 
 if TYPE_CHECKING:
     from fastloss.skeletons.row import Row

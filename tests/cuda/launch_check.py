@@ -149,13 +149,13 @@ def check_pairs() -> None:
         huber = F.huber_loss(error, torch.zeros_like(error), reduction="none")
         expected = factors * ((tau.double()[:, None] - (error.detach() < 0).double()).abs() * huber).mean(2).sum(1)
         how = (source, target, [tau], factors, "quantile_huber_loss", [1.0], 1.0)
-        losses, gradient = torch.ops.fastloss.pairs(*how, False, True)
+        losses, gradient = torch.ops.fastloss.outer(*how, False, True)
         torch.testing.assert_close(losses, expected.float())
         (wanted,) = torch.autograd.grad(expected.sum(), leaf)
         assert gradient.dtype == source.dtype
         assert gradient.is_contiguous()
         torch.testing.assert_close(gradient, wanted.to(source.dtype), rtol=2 * torch.finfo(source.dtype).eps, atol=1e-6)
-        total, nothing = torch.ops.fastloss.pairs(*how, True, False)
+        total, nothing = torch.ops.fastloss.outer(*how, True, False)
         torch.testing.assert_close(total, expected.sum().float())
         assert nothing.shape == (0,)
         for change, message in [
@@ -169,7 +169,7 @@ def check_pairs() -> None:
             ({3: factors[1:]}, "row_factor"),
         ]:
             with pytest.raises(RuntimeError, match=message):
-                torch.ops.fastloss.pairs(*(change.get(i, argument) for i, argument in enumerate(how)), True, True)
+                torch.ops.fastloss.outer(*(change.get(i, argument) for i, argument in enumerate(how)), True, True)
 
 
 def main(key: str, *libraries: str) -> None:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastloss  # noqa: F401  (defines the operators)
-from fastloss.lowering import accumulator_dtype
-from fastloss.skeletons import row_operators
+from fastloss.core.arguments import accumulator_dtype
+from fastloss.operators import row as row_operators
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

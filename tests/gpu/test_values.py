@@ -12,7 +12,7 @@ from support import DTYPES, assert_close, value_and_grad
 from torch import Tensor
 
 import fastloss
-from fastloss import dispatch
+from fastloss.core import dispatch
 
 pytestmark = needed
 

@@ -43,5 +43,12 @@ def installed() -> bool:
 
 
 row, common, pointwise, pointwise_kernels, pointwise_losses, description, pairs, pairwise = load(
-    "row", "common", "pointwise", "pointwise_kernels", "pointwise_losses", "pointwise_description", "pairs", "pairwise"
+    "row",
+    "common",
+    "pointwise",
+    "pointwise_kernels",
+    "pointwise_losses",
+    "pointwise_description",
+    "outer",
+    "similarity",
 )

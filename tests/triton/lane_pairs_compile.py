@@ -35,7 +35,7 @@ def test_kernel(case):
         source, target = source.T.contiguous().T, target[:, ::2]
     factors = torch.empty(rows, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     with compiling(CHIP) as compiled:
-        pairs.pairs(source, target, [torch.empty(sources)], factors, loss, [kappa], 0.5, reduce, wanted)
+        pairs.outer(source, target, [torch.empty(sources)], factors, loss, [kappa], 0.5, reduce, wanted)
     kernel, *sums = compiled
     print(f"{NAME} {case} {kernel}")
     assert kernel.kernel == "pairs_kernel"

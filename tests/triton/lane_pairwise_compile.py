@@ -48,7 +48,7 @@ CASES = [
 @pytest.mark.parametrize(("operation", "width", "dtype", "tf32"), CASES if NAME == "sm_90" else CASES[:1])
 def test_similarities(operation, width, dtype, tf32, monkeypatch):
     monkeypatch.setattr(pairwise, "precision", lambda a: "tf32" if tf32 else "ieee")
-    launcher = "pairwise_softmax" if operation in ("softmax", "excluded", "self") else f"pairwise_{operation}"
+    launcher = "similarity_softmax" if operation in ("softmax", "excluded", "self") else f"similarity_{operation}"
     with compiling(CHIP) as compiled:
         getattr(pairwise, launcher)(*operands(operation, width, dtype))
     assert {kernel.kernel for kernel in compiled} == {"sum_kernel", "gradient_kernel"}

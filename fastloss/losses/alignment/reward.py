@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss.dispatch import fused
-from fastloss.losses.precision import result_dtype
-from fastloss.losses.terms import REWARD_METRICS, Batch, Terms, counted, detached
-from fastloss.lowering import Parameter
+from fastloss.core.arguments import Parameter
+from fastloss.core.dispatch import fused
+from fastloss.core.dtypes import result_dtype
+from fastloss.core.metrics import REWARD_METRICS, Batch, Terms, counted, detached
 from fastloss.skeletons.pointwise import Pointwise
 
 __all__ = ["kl_penalty", "reward_model_loss"]

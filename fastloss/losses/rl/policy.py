@@ -1,4 +1,4 @@
-"""Policy and value losses of proximal policy optimisation."""
+"""Policy losses of proximal policy optimisation."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastloss.dispatch import fused
-from fastloss.losses.precision import result_dtype
-from fastloss.losses.terms import Batch, Terms, counted, detached
-from fastloss.lowering import Parameter
+from fastloss.core.arguments import Parameter
+from fastloss.core.dispatch import fused
+from fastloss.core.dtypes import result_dtype
+from fastloss.core.metrics import Batch, Terms, counted, detached
+from fastloss.losses.rl.value import value_error
 from fastloss.skeletons.pointwise import Pointwise
 
-__all__ = ["ppo_clip_loss", "ppo_loss", "value_clip_loss"]
+__all__ = ["ppo_clip_loss", "ppo_loss"]
 
 
 class _Surrogate(NamedTuple):
@@ -172,77 +173,6 @@ def ppo_clip_loss(
     return (batch.loss(), _policy_terms(batch, policy)) if return_terms else batch.loss()
 
 
-def _value_error(
-    values: Tensor, old_values: Tensor | float, returns: Tensor | float, clip: float
-) -> tuple[Tensor, Tensor]:
-    """(losses, is the clamped value the worse one?)"""
-    if not clip >= 0:
-        raise ValueError(f"the clip of values must not be negative, got {clip}")
-    free = (values - returns).square()
-    old_values = torch.as_tensor(old_values, dtype=values.dtype, device=values.device)
-    bound = (values.clamp(old_values - clip, old_values + clip) - returns).square()
-    return 0.5 * torch.where(bound <= free, free, bound), bound > free
-
-
-@fused(
-    Pointwise(
-        operands=("values", "old_values", "returns"),
-        parameters={"clip": Parameter(0.2)},
-        differentiable=("values",),
-        metrics={"clip_fraction": "mean"},
-    )
-)
-def value_clip_loss(
-    values: Tensor,
-    old_values: Tensor,
-    returns: Tensor | float,
-    *,
-    clip: float = 0.2,
-    mask: Tensor | None = None,
-    normalizer: float | Tensor | None = None,
-    aggregation: str = "token-mean",
-    return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
-    r"""Squared error of values against returns, where values gain nothing by moving far from what they were.
-
-    .. math::
-        \ell = \tfrac12 \max\bigl((v - R)^2,\; (\mathrm{clamp}(v, v_{old} - c, v_{old} + c) - R)^2\bigr),
-        \qquad c = \mathrm{clip}.
-
-    The gradient is v - R, and 0 where the clamped value is the worse one. ``old_values`` and ``returns`` are constants.
-
-    Args:
-        values: values of the critic that is trained.
-        old_values: values of the critic when it acted.
-        returns: what the values are to predict; tensor or number.
-        clip: at least 0.
-        mask, normalizer, aggregation, return_terms: as in :func:`ppo_clip_loss`.
-
-    Shape:
-        - values, old_values, returns, mask: any, broadcast together
-        - output: the broadcast shape for ``"none"``, else ()
-
-    Returns:
-        The loss, or (loss, terms) with ``return_terms``; ``clip_fraction`` is the share of the elements where the
-        clamped value is the worse one.
-
-    Raises:
-        ValueError: a negative ``clip``, an unknown ``aggregation``.
-
-    Source:
-        The implementation of Schulman et al. 2017, arXiv:1707.06347; studied by Engstrom et al. 2020, arXiv:2005.12729.
-
-    Example:
-        >>> value_clip_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]), torch.tensor([0.0, 3.0])).item()
-        1.059999942779541
-    """
-    dtype = result_dtype(values, old_values, returns)
-    values, old_values, returns = counted(mask, values, detached(old_values), detached(returns))
-    losses, clipped = _value_error(values, old_values, returns, clip)
-    batch = Batch(losses, aggregation, mask, normalizer, dtype)
-    return (batch.loss(), {"clip_fraction": batch.mean(clipped)}) if return_terms else batch.loss()
-
-
 def _with_value_limits(arguments: dict[str, Any]) -> dict[str, Any]:
     arguments = _with_limits(arguments)
     if arguments.get("old_values") is None:
@@ -343,7 +273,7 @@ def ppo_loss(
     value_losses, value_clipped = (
         (0.5 * (values - returns).square(), torch.zeros_like(values, dtype=torch.bool))
         if old_values is None
-        else _value_error(values, old_values, returns, value_clip)
+        else value_error(values, old_values, returns, value_clip)
     )
     losses = policy.losses + value_coefficient * value_losses
     if entropy is not None:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastloss.dispatch import fused
-from fastloss.losses.aggregation import aggregate
-from fastloss.losses.precision import result_dtype
-from fastloss.losses.terms import counted
-from fastloss.lowering import Parameter, accumulator_dtype, autocast_applies
-from fastloss.skeletons.pairs import Pairs
+from fastloss.core.arguments import Parameter, accumulator_dtype, autocast_applies
+from fastloss.core.dispatch import fused
+from fastloss.core.dtypes import result_dtype
+from fastloss.core.metrics import counted
+from fastloss.core.reductions import aggregate
+from fastloss.skeletons.outer import Outer
 
 __all__ = ["iqn_loss", "quantile_huber_loss"]
 
@@ -73,7 +73,7 @@ def _quantile_regression(
     return aggregate(losses, reduction, mask, normalizer).to(dtype)
 
 
-@fused(Pairs(operands=("tau",), parameters={"kappa": _KAPPA}, prepare=_with_midpoints))
+@fused(Outer(operands=("tau",), parameters={"kappa": _KAPPA}, prepare=_with_midpoints))
 def quantile_huber_loss(
     quantiles: Tensor,
     target_quantiles: Tensor,
@@ -141,7 +141,7 @@ def quantile_huber_loss(
     return _quantile_regression(quantiles, target_quantiles, tau, kappa, 1.0, reduction, weights, mask, normalizer)
 
 
-@fused(Pairs(operands=("tau",), parameters={"kappa": _KAPPA}))
+@fused(Outer(operands=("tau",), parameters={"kappa": _KAPPA}))
 def iqn_loss(
     quantiles: Tensor,
     target_quantiles: Tensor,

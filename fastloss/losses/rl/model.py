@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastloss.dispatch import fused
-from fastloss.losses.precision import result_dtype, widened
-from fastloss.losses.similarity import IGNORED, SoftmaxPairs, check_matrix, check_reduction, scale_of, unit
-from fastloss.skeletons.pairwise import Pairwise
+from fastloss.core.dispatch import fused
+from fastloss.core.dtypes import result_dtype, widened
+from fastloss.skeletons.comparisons import IGNORED, SoftmaxPairs, check_matrix, check_reduction, scale_of, unit
+from fastloss.skeletons.similarity import Similarity
 
 __all__ = ["curl_loss", "temporal_contrastive_loss"]
 
@@ -23,7 +23,7 @@ def _curl_pairs(query: Tensor, key: Tensor, weight: Tensor, temperature: float |
     return SoftmaxPairs(projected, key, scale_of(temperature, projected), None, target)
 
 
-@fused(Pairwise(_curl_pairs, "query"))
+@fused(Similarity(_curl_pairs, "query"))
 def curl_loss(
     query: Tensor,
     key: Tensor,
@@ -97,7 +97,7 @@ def _temporal_pairs(
     return SoftmaxPairs(query, key, scale_of(temperature, query), None, target)
 
 
-@fused(Pairwise(_temporal_pairs, "states"))
+@fused(Similarity(_temporal_pairs, "states"))
 def temporal_contrastive_loss(
     states: Tensor,
     predictions: Tensor | None = None,

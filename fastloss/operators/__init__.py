@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 
-from fastloss.skeletons import pairs_operators, pairwise_operators, pairwise_tiles, pointwise_operators, row_operators
+from fastloss.operators import outer, pointwise, row, similarity
+from fastloss.tiles import similarity as similarity_tiles
 
 NAMESPACES = ("fastloss", "fastloss_triton")
 _SKELETONS = {
-    "row": row_operators,
-    "pointwise": pointwise_operators,
-    "pairs": pairs_operators,
-    "pairwise": pairwise_operators,
+    "row": row,
+    "pointwise": pointwise,
+    "outer": outer,
+    "similarity": similarity,
 }
 _SCALE = "scale_"  # of a gradient by the upstream gradient, in place; of all skeletons
 
@@ -47,12 +48,12 @@ def _define(namespace: str) -> torch.library.Library:
 
 _LIBRARIES = [_define(namespace) for namespace in NAMESPACES]  # alive as long as the module
 # compositions of the row and pointwise operators with torch's matrix products
-pairwise_tiles.register(_LIBRARIES[NAMESPACES.index("fastloss")])
+similarity_tiles.register(_LIBRARIES[NAMESPACES.index("fastloss")])
 
 
 def _load(name: str) -> str | None:
     """Loads a binary of this package; None if that went well, else the reason."""
-    path = Path(__file__).with_name(f"{name}.so")
+    path = Path(__file__).parent.with_name(f"{name}.so")
     if not path.exists():
         return f"{path.name} was not built; `pip install --no-build-isolation .` builds it where it finds a compiler"
     try:

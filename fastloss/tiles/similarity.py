@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastloss.losses.similarity import row_dots
-from fastloss.skeletons.row_operators import NONE, SUM
+from fastloss.operators.row import NONE, SUM
+from fastloss.skeletons.comparisons import row_dots
 
 # A tile has to stay in the cache between the products that write it, the loss that rewrites it, and the two products
 # that read it; a block of few rows makes slow products.
@@ -83,7 +83,7 @@ class _Softmax:
         return operator(tile, target, None, cls.name, cls.parameters, cls.ignore_index, SUM)
 
 
-def pairwise_softmax(
+def similarity_softmax(
     query: Tensor, key: Tensor | None, own: Tensor | None, scale: Tensor, target: Tensor, dropped: Tensor | None,
     labels: Tensor | None, key_labels: Tensor | None, upstream: Tensor | None, wanted: int,
 ) -> Result:  # fmt: skip
@@ -276,7 +276,7 @@ def _triangle(size: int, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield block, _view(buffer, block.stop - start, size - start)
 
 
-def pairwise_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor | None, wanted: int) -> Result:
+def similarity_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor | None, wanted: int) -> Result:
     size = query.shape[0]
     kept = _Kept(query, KEPT_BYTES if wanted else 0, size, size)
     diagonal = query.new_empty(size)
@@ -313,7 +313,7 @@ def pairwise_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor
     return losses.sum(), _chosen(wanted, of_query, of_key.mul_(0.5), of_scale)
 
 
-def pairwise_sigmoid(
+def similarity_sigmoid(
     query: Tensor, key: Tensor, scale: Tensor, bias: Tensor, upstream: Tensor | None, wanted: int
 ) -> Result:
     size = query.shape[0]
@@ -371,7 +371,7 @@ def hardest_pairs(vectors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return positive, negative
 
 
-def pairwise_semi_hard(
+def similarity_semi_hard(
     vectors: Tensor, labels: Tensor, margin: float, squared: bool, upstream: Tensor | None, wanted: int
 ) -> Result:
     losses = []
@@ -406,11 +406,11 @@ def pairwise_semi_hard(
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {
-    "pairwise_softmax": pairwise_softmax,
-    "pairwise_two_way": pairwise_two_way,
-    "pairwise_sigmoid": pairwise_sigmoid,
+    "similarity_softmax": similarity_softmax,
+    "similarity_two_way": similarity_two_way,
+    "similarity_sigmoid": similarity_sigmoid,
     "hardest_pairs": hardest_pairs,
-    "pairwise_semi_hard": pairwise_semi_hard,
+    "similarity_semi_hard": similarity_semi_hard,
 }
 
 

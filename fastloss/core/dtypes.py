@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastloss.lowering import autocast_applies
+from fastloss.core.arguments import autocast_applies
 
 
 def result_dtype(*operands: Any) -> torch.dtype:

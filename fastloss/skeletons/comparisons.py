@@ -2,7 +2,7 @@
 
 A loss describes itself as one of the classes here (:class:`SoftmaxPairs`, :class:`TwoWayPairs`, :class:`SigmoidPairs`).
 Its ``reference`` is the formula in torch, on the whole similarity matrix: the reference backend, and the oracle of the
-kernels. The kernels (:mod:`fastloss.skeletons.pairwise`) take the same description and never build the matrix.
+kernels. The kernels (:mod:`fastloss.skeletons.similarity`) take the same description and never build the matrix.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 import fastloss
-from fastloss import dispatch, ops
+from fastloss import operators
+from fastloss.core import dispatch
 
 _ENVIRONMENT = ("FASTLOSS_BACKEND", "FASTLOSS_STRICT", "FASTLOSS_VALIDATE", "TRITON_INTERPRET")
 
@@ -45,7 +46,7 @@ def report() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": gpus,
         "build": _build(),
-        "backends": {"reference": None, **ops.UNAVAILABLE},
+        "backends": {"reference": None, **operators.UNAVAILABLE},
         "automatic": {device: str(choice) for (name, device), choice in dispatch._CHOICES.items() if name == "auto"},
         "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
     }

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastloss.lowering import DTYPES
+from fastloss.core.arguments import DTYPES
 
 MAX_DIMENSIONS = 8  # as in csrc/iteration.h
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 SCHEMAS = {
-    "pairs": "(Tensor source, Tensor target, Tensor[] operands, Tensor? row_factor, str loss, float[] parameters, "
+    "outer": "(Tensor source, Tensor target, Tensor[] operands, Tensor? row_factor, str loss, float[] parameters, "
     "float factor, bool reduce, bool wanted) -> (Tensor loss, Tensor gradient)",
 }
 
 
-class PairsOperands(NamedTuple):
+class OuterOperands(NamedTuple):
     """The operands of `pairs` between its source and `wanted`, in its order."""
 
     target: Tensor
@@ -44,11 +44,11 @@ def empty_results(source: Tensor, target: Tensor, reduce: bool, wanted: bool) ->
     return loss, source.new_empty(source.shape if wanted else (0,))
 
 
-def _meta_pairs(source, target, operands, row_factor, loss, parameters, factor, reduce, wanted):
+def _meta_outer(source, target, operands, row_factor, loss, parameters, factor, reduce, wanted):
     return empty_results(source, target, reduce, wanted)
 
 
-META: dict[str, Any] = {"pairs": _meta_pairs}
+META: dict[str, Any] = {"outer": _meta_outer}
 
 
 # A batch of B calls is one call with B times the rows, not reduced; each entry is then summed.
@@ -61,7 +61,7 @@ def _flat(tensor: Tensor, dim: int | None, size: int) -> Tensor:
 
 
 def vmap_rules(ops: Any) -> dict[str, Any]:
-    def pairs(info, in_dims, source, target, operands, row_factor, loss, parameters, factor, reduce, wanted):
+    def outer(info, in_dims, source, target, operands, row_factor, loss, parameters, factor, reduce, wanted):
         size, rows = info.batch_size, source.shape[0 if in_dims[0] != 0 else 1]
 
         def flat_operand(operand: Tensor, dim: int | None) -> Tensor:
@@ -75,9 +75,9 @@ def vmap_rules(ops: Any) -> dict[str, Any]:
         if row_factor is not None:
             row_factor = _flat(row_factor, in_dims[3], size).contiguous()
         source, target = _flat(source, in_dims[0], size), _flat(target, in_dims[1], size)
-        losses, gradient = ops.pairs(source, target, operands, row_factor, loss, parameters, factor, False, wanted)
+        losses, gradient = ops.outer(source, target, operands, row_factor, loss, parameters, factor, False, wanted)
         losses = losses.unflatten(0, (size, rows))
         loss = losses.sum(1) if reduce else losses
         return (loss, gradient.unflatten(0, (size, rows)) if wanted else gradient), (0, 0 if wanted else None)
 
-    return {"pairs": pairs}
+    return {"outer": outer}

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastloss.lowering import accumulator_dtype
-from fastloss.skeletons.row_operators import MEAN, NONE, SUM, RowOperands
+from fastloss.core.arguments import accumulator_dtype
+from fastloss.operators.row import MEAN, NONE, SUM, RowOperands
 
 # Of the logits of one chunk: enough rows for the matrix products to be as quick as in one piece, and few enough passes
 # over the gradient of the matrix. CPU, 1024 x 32000 float32 at H = 512: 16 MiB took 20% more CPU time than 32 or 64,

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from fastloss.losses.triplet import semi_hard_losses
-from fastloss.skeletons.pairwise_operators import DIFFERENTIABLE
+from fastloss.operators.similarity import DIFFERENTIABLE
+from fastloss.skeletons.triplets import semi_hard_losses
 
 
-def pairwise_losses(name: str, namespace: str, arguments: tuple[Any, ...], reduce: bool) -> Tensor:
+def similarity_losses(name: str, namespace: str, arguments: tuple[Any, ...], reduce: bool) -> Tensor:
     """The losses (N,) or, if `reduce`, their sum, by an operator; `arguments`: its own, up to ``upstream``."""
     wanted = 0
     if torch.is_grad_enabled():
@@ -165,9 +165,9 @@ def _sigmoid(query: Tensor, key: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 
 REFERENCES: dict[str, Callable[..., Tensor]] = {
-    "pairwise_softmax": _softmax,
-    "pairwise_two_way": _two_way,
-    "pairwise_sigmoid": _sigmoid,
-    "pairwise_semi_hard": semi_hard_losses,
+    "similarity_softmax": _softmax,
+    "similarity_two_way": _two_way,
+    "similarity_sigmoid": _sigmoid,
+    "similarity_semi_hard": semi_hard_losses,
 }
 """The losses (N,) of each operator, in torch on the full matrix, from the same arguments."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss.losses.similarity import reduced
+from fastloss.skeletons.comparisons import reduced
 
 
 def distance(a: Tensor, b: Tensor, squared: bool) -> Tensor:

@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from fastloss.autograd import scaled, transformed
-from fastloss.skeletons.linear_row_operators import Gradients, LinearOperands, as_rows, forward, forward_backward
+from fastloss.core.autograd import scaled, transformed
+from fastloss.operators.row import NONE
 from fastloss.skeletons.row_autograd import REFERENCES
-from fastloss.skeletons.row_operators import NONE
+from fastloss.tiles.linear import Gradients, LinearOperands, as_rows, forward, forward_backward
 
 
 def linear_row_loss(input: Tensor, matrix: Tensor, bias: Tensor | None, o: LinearOperands, namespace: str) -> Tensor:

@@ -1,9 +1,9 @@
 """Losses over all pairs of two sets of vectors: from what a loss says of itself to the operators.
 
-What a loss compares is described by the classes of :mod:`fastloss.losses.similarity`, whose references build the matrix
-of all similarities; `fused` computes the same with O((N + M) D) memory. All that is linear in the similarities - the
-mean over several positives, label smoothing - needs no pairs at all: sum_j t_ij z_ij = s <q_i, sum_j t_ij k_j>. So the
-operators know one target a row, and the rest is added here, in differentiable torch.
+What a loss compares is described by the classes of :mod:`fastloss.skeletons.comparisons`, whose references build the
+matrix of all similarities; `fused` computes the same with O((N + M) D) memory. All that is linear in the similarities -
+the mean over several positives, label smoothing - needs no pairs at all: sum_j t_ij z_ij = s <q_i, sum_j t_ij k_j>. So
+the operators know one target a row, and the rest is added here, in differentiable torch.
 """
 
 from __future__ import annotations
@@ -14,16 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastloss.losses.similarity import (
-    IGNORED,
-    SigmoidPairs,
-    SoftmaxPairs,
-    TwoWayPairs,
-    denominator,
-    row_dots,
-)
-from fastloss.losses.triplet import SemiHardTriplets, batch_hard
-from fastloss.lowering import (
+from fastloss.core.arguments import (
     DEVICES,
     EMPTY,
     SMALL_ON_CPU,
@@ -32,7 +23,16 @@ from fastloss.lowering import (
     autocast_applies,
     differentiation_refused,
 )
-from fastloss.skeletons.pairwise_autograd import pairwise_losses
+from fastloss.skeletons.comparisons import (
+    IGNORED,
+    SigmoidPairs,
+    SoftmaxPairs,
+    TwoWayPairs,
+    denominator,
+    row_dots,
+)
+from fastloss.skeletons.similarity_autograd import similarity_losses
+from fastloss.skeletons.triplets import SemiHardTriplets, batch_hard
 
 _SMALL = f"up to {SMALL_ON_CPU} pairs on a CPU, torch's own kernels are quicker than the way to ours"
 
@@ -126,14 +126,14 @@ def _fused_softmax(p: SoftmaxPairs, namespace: str, reduction: str) -> Tensor:
     arguments = (p.query, key, p.own, p.scale, target, dropped, labels, key_labels)
     if linear is not None:
         linear = linear.where(counted, 0)
-    losses = pairwise_losses("pairwise_softmax", namespace, arguments, reduction != "none")
+    losses = similarity_losses("similarity_softmax", namespace, arguments, reduction != "none")
     if linear is not None:
         losses = losses + (linear if reduction == "none" else linear.sum())
     return losses / denominator(size, counted) if reduction == "mean" else losses
 
 
 def _fused_two_way(p: TwoWayPairs, namespace: str, reduction: str) -> Tensor:
-    losses = pairwise_losses("pairwise_two_way", namespace, (p.query, p.key, p.scale), reduction != "none")
+    losses = similarity_losses("similarity_two_way", namespace, (p.query, p.key, p.scale), reduction != "none")
     if p.label_smoothing:
         own = row_dots(p.query, p.key)
         others = ((p.query @ p.key.mean(0)) + (p.key @ p.query.mean(0))) / 2
@@ -144,13 +144,13 @@ def _fused_two_way(p: TwoWayPairs, namespace: str, reduction: str) -> Tensor:
 
 def _fused_sigmoid(p: SigmoidPairs, namespace: str, reduction: str) -> Tensor:
     arguments = (p.query, p.key, p.scale, p.bias)
-    losses = pairwise_losses("pairwise_sigmoid", namespace, arguments, reduction != "none")
+    losses = similarity_losses("similarity_sigmoid", namespace, arguments, reduction != "none")
     return losses / p.query.shape[0] if reduction == "mean" else losses
 
 
 def _fused_semi_hard(p: SemiHardTriplets, namespace: str, reduction: str) -> Tensor:
     arguments = (p.vectors, p.labels, p.margin, p.squared)
-    losses = pairwise_losses("pairwise_semi_hard", namespace, arguments, reduction != "none")
+    losses = similarity_losses("similarity_semi_hard", namespace, arguments, reduction != "none")
     return losses / p.pairs().clamp(min=1) if reduction == "mean" else losses
 
 
@@ -168,7 +168,7 @@ _FUSED: dict[str, Callable[..., Tensor]] = {
 }
 
 
-class PairwiseCall(NamedTuple):
+class SimilarityCall(NamedTuple):
     """A call of a pairwise loss: what is compared, and what is to be made of the losses."""
 
     pairs: Any
@@ -185,8 +185,8 @@ class PairwiseCall(NamedTuple):
         return loss if loss.dtype == self.dtype else loss.to(self.dtype)
 
 
-class Pairwise:
-    """What :func:`fastloss.dispatch.fused` has to know of a loss over all pairs.
+class Similarity:
+    """What :func:`fastloss.core.dispatch.fused` has to know of a loss over all pairs.
 
     Args:
         describe: from the arguments of the loss, without ``reduction`` and by name, what it compares, with tensors in
@@ -200,7 +200,7 @@ class Pairwise:
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, {})
 
-    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> PairwiseCall | str:
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> SimilarityCall | str:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
         bound = self.signature.bind(args, kwargs)
         if bound is None:
@@ -233,7 +233,7 @@ class Pairwise:
         number = pairs[0].shape[0] * (pairs[1].shape[0] if pairs[1].dim() > 1 else pairs[0].shape[0])
         if automatic and first.is_cpu and number <= SMALL_ON_CPU:
             return _SMALL
-        return PairwiseCall(pairs, reduction, torch.float32 if narrow else first.dtype)
+        return SimilarityCall(pairs, reduction, torch.float32 if narrow else first.dtype)
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the reference body answers; under autocast in float32."""

@@ -1,4 +1,4 @@
-"""Pairwise losses in Triton: the launchers of the operators (fastloss/skeletons/pairwise_operators.py).
+"""Pairwise losses in Triton: the launchers of the operators (fastloss/operators/similarity.py).
 
 The kernels do what takes all pairs: log-sum-exps of rows and the products of weights with vectors. What takes each
 query once - its target, an own positive, the gradient of the scale - is torch's, O(N D).
@@ -18,17 +18,17 @@ import torch
 import triton
 from torch import Tensor
 
-from fastloss.skeletons.pairwise_tiles import hardest_pairs, pairwise_semi_hard
+from fastloss.tiles.similarity import hardest_pairs, similarity_semi_hard
 
 from .common import on_device
 from .pairwise_kernels import gradient_kernel, sum_kernel
 
 __all__ = [
     "hardest_pairs",
-    "pairwise_semi_hard",
-    "pairwise_sigmoid",
-    "pairwise_softmax",
-    "pairwise_two_way",
+    "similarity_semi_hard",
+    "similarity_sigmoid",
+    "similarity_softmax",
+    "similarity_two_way",
 ]
 
 ROWS, COLUMNS, DEPTH = 64, 64, 32
@@ -105,7 +105,7 @@ def rowwise(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous() for x in tensors)
 
 
-def pairwise_softmax(
+def similarity_softmax(
     query: Tensor, key: Tensor | None, own: Tensor | None, scale: Tensor, target: Tensor, dropped: Tensor | None,
     labels: Tensor | None, key_labels: Tensor | None, upstream: Tensor | None, wanted: int,
 ) -> Result:  # fmt: skip
@@ -168,7 +168,7 @@ def pairwise_softmax(
     return losses.sum(), chosen(wanted, of_scaled, of_key, of_own, of_scale)
 
 
-def pairwise_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor | None, wanted: int) -> Result:
+def similarity_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor | None, wanted: int) -> Result:
     query, key = rowwise(query, key)
     scaled = query * scale
     rows, columns = sums(scaled, key, None, "softmax"), sums(key, scaled, None, "softmax")
@@ -188,7 +188,7 @@ def pairwise_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor
     return losses.sum(), chosen(wanted, of_scaled, of_key, of_scale)
 
 
-def pairwise_sigmoid(
+def similarity_sigmoid(
     query: Tensor, key: Tensor, scale: Tensor, bias: Tensor, upstream: Tensor | None, wanted: int
 ) -> Result:
     query, key = rowwise(query, key)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from fastloss import lowering, ops, plans
-from fastloss.losses import original
+from fastloss import operators
+from fastloss.core import arguments, memo, torch_losses
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 
@@ -116,7 +116,7 @@ def unavailable(name: str, device: str) -> str | None:
     interpreted = name == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     if device not in _DEVICES[name] and not interpreted:
         return f"it does not compute on {device} tensors"
-    return ops.UNAVAILABLE[name]
+    return operators.UNAVAILABLE[name]
 
 
 def _automatic(device: str) -> Explanation:
@@ -151,7 +151,7 @@ class Call(Protocol):
 class RepeatableCall(Call, Protocol):
     """A call of a skeleton that has `repeats`: one of the same description may skip the lowering."""
 
-    def repeated(self, tensors: list[Tensor], namespace: str) -> plans.Run | None:
+    def repeated(self, tensors: list[Tensor], namespace: str) -> memo.Run | None:
         """What computes a call that differs from this one in what its tensors hold; None: there is more to it.
 
         Args:
@@ -171,7 +171,7 @@ class Skeleton(Protocol):
 
 def _select(requested: str, call: Call | str) -> Explanation:
     """The backend of a lowered call; a BackendError if an explicit one cannot run it."""
-    if isinstance(call, lowering.Invalid):
+    if isinstance(call, arguments.Invalid):
         return Explanation("reference", f"left to torch: {call}")
     if isinstance(call, str):
         reason: str | None = call
@@ -188,7 +188,7 @@ def _select(requested: str, call: Call | str) -> Explanation:
 def _overridden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Does an argument want to answer torch's functions itself?"""
     some = has_torch_function(args) or (kwargs and has_torch_function(tuple(kwargs.values())))
-    return bool(some and lowering.overriding(args, kwargs))
+    return bool(some and arguments.overriding(args, kwargs))
 
 
 def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
@@ -200,17 +200,17 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
 
     def decorate(reference: Loss) -> Loss:
         skeleton.attach(reference)
-        counterpart = getattr(original, reference.__name__, None)
+        counterpart = getattr(torch_losses, reference.__name__, None)
         torchs_arguments = set(inspect.signature(counterpart).parameters) if counterpart is not None else set()
         # Only pointwise losses: the lowering of the others looks at layouts, and rearranges the tensors.
-        known = plans.Plans() if getattr(skeleton, "repeats", False) else None
+        known = memo.Plans() if getattr(skeleton, "repeats", False) else None
 
         def plan(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, Call | str]:
             requested = _requested()
             if requested == "reference":
                 return _EXPLICIT_REFERENCE, ""
             if _overridden(args, kwargs):
-                return _select(requested, lowering.OVERRIDDEN), lowering.OVERRIDDEN
+                return _select(requested, arguments.OVERRIDDEN), arguments.OVERRIDDEN
             call = skeleton.lower(args, kwargs, automatic=requested == "auto")
             return _select(requested, call), call
 
@@ -219,23 +219,23 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
             requested = _requested()
             if requested == "reference":
                 return skeleton.answer(args, kwargs)
-            described = plans.describe(requested, args, kwargs) if known is not None else None
+            described = memo.describe(requested, args, kwargs) if known is not None else None
             if known is not None and described is not None:
                 run = known.get(described[0])
                 if run is not None:
                     return run(described[1])
             elif _overridden(args, kwargs):
-                _select(requested, lowering.OVERRIDDEN)
+                _select(requested, arguments.OVERRIDDEN)
                 # torch's own function where it takes the call: that is the one which subclasses know
                 function = counterpart if counterpart is not None and torchs_arguments.issuperset(kwargs) else loss
-                return handle_torch_function(function, lowering.overriding(args, kwargs), *args, **kwargs)
+                return handle_torch_function(function, arguments.overriding(args, kwargs), *args, **kwargs)
             call = skeleton.lower(args, kwargs, automatic=requested == "auto")
             if isinstance(call, str):
                 if requested == "auto":
                     return skeleton.answer(args, kwargs)
                 _select(requested, call)  # raises, unless torch is to raise its own error
                 result = skeleton.answer(args, kwargs)
-                if call is not lowering.EMPTY:
+                if call is not arguments.EMPTY:
                     raise BackendError(f"fastloss: backend {requested!r} cannot run this call: {call}")
                 return result
             chosen = _select(requested, call).backend

@@ -1,5 +1,5 @@
 """Losses over all pairs of elements within a row, in Triton: the kernel and the launcher of the operator
-(fastloss/skeletons/pairs_operators.py).
+(fastloss/operators/outer.py).
 
 A program has some sources of one row and walks over the row's targets; the pairs are in registers only. Losses and
 derivatives are added up for each place of the tile, so that a long row costs no accuracy, then across the tile.
@@ -16,13 +16,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastloss.skeletons.pairs_operators import accumulator, empty_results
+from fastloss.operators.outer import accumulator, empty_results
 
 from .common import constant, kernel_constants, on_device, sum_rows
 from .pairs_losses import LOSSES, pairs_loss
 from .pointwise_kernels import narrow, widen
 
-__all__ = ["pairs"]
+__all__ = ["outer"]
 
 SOURCES, TARGETS = 32, 32  # of a tile: 8 pairs a thread
 WARPS = 4
@@ -75,7 +75,7 @@ def pairs_kernel(
         tl.store(gradient + row * sources + i, narrow(f * slope, gradient.dtype.element_ty), mask=exists)
 
 
-def pairs(
+def outer(
     source: Tensor, target: Tensor, operands: Sequence[Tensor], row_factor: Tensor | None, loss: str,
     parameters: Sequence[float], factor: float, reduce: bool, wanted: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 import fastloss
 
-from .bench.environment import OtherProcesses
-from .bench.memory import peak_extra_bytes
+from fastloss.bench.environment import OtherProcesses
+from fastloss.bench.memory import peak_extra_bytes
 
 SEED = 0
 VOCABULARY = 16384

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastloss.losses.aggregation import weights
-from fastloss.lowering import (
+from fastloss.core.arguments import (
     DEVICES,
     DTYPES,
     EMPTY,
@@ -20,15 +19,16 @@ from fastloss.lowering import (
     differentiation_refused,
     wraps,
 )
-from fastloss.skeletons.pairs_autograd import REFERENCES, pairs_loss
-from fastloss.skeletons.pairs_operators import PairsOperands, accumulator
+from fastloss.core.reductions import weights
+from fastloss.operators.outer import OuterOperands, accumulator
+from fastloss.skeletons.outer_autograd import REFERENCES, outer_loss
 
 
-class PairsCall(NamedTuple):
+class OuterCall(NamedTuple):
     """A call of a loss over pairs, ready for an operator."""
 
     source: Tensor  # (rows, N)
-    operands: PairsOperands
+    operands: OuterOperands
     dtype: torch.dtype  # of the returned loss
     shape: torch.Size  # of the returned loss where reduction is none
 
@@ -38,14 +38,14 @@ class PairsCall(NamedTuple):
 
     def run(self, namespace: str) -> Tensor:
         """Computes the loss with the operators of a namespace, differentiably."""
-        loss = pairs_loss(self.source, self.operands, namespace)
+        loss = outer_loss(self.source, self.operands, namespace)
         if loss.dtype != self.dtype:
             loss = loss.to(self.dtype)
         return loss if self.operands.reduce or loss.shape == self.shape else loss.view(self.shape)
 
 
-class Pairs:
-    """What :func:`fastloss.dispatch.fused` has to know of a loss over all pairs of elements within a row.
+class Outer:
+    """What :func:`fastloss.core.dispatch.fused` has to know of a loss over all pairs of elements within a row.
 
     The first two arguments are the sources (*, N), which are differentiated, and the targets (*, M), which are not. The
     functor (csrc/losses/pairs.h) and the Triton helper are found under the function's own name. These arguments mean
@@ -78,14 +78,14 @@ class Pairs:
         """What the reference body answers."""
         return self.signature.reference(*args, **kwargs)
 
-    def on_operands(self, call: PairsOperands, source: Tensor) -> Tensor:
+    def on_operands(self, call: OuterOperands, source: Tensor) -> Tensor:
         """The reference body on a skeleton's operands, in terms of `source` (which may be differentiated)."""
         arguments = dict(zip(self._names, (source, call.target, *call.operands), strict=True))
         parameters = dict(zip(self.parameters, call.parameters, strict=True))
         losses = self.signature.reference(**arguments, **parameters, mask=call.row_factor, reduction="none")
         return (losses.sum() if call.reduce else losses) * call.factor
 
-    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> PairsCall | str:
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> OuterCall | str:
         bound = self.signature.bind(args, kwargs)
         if bound is None:
             return Invalid("the arguments do not match the signature")
@@ -116,9 +116,9 @@ class Pairs:
         if isinstance(weighting, str):
             return weighting
         factor, row_factor = weighting
-        return PairsCall(
+        return OuterCall(
             _rows(source),
-            PairsOperands(
+            OuterOperands(
                 _rows(_constant(target)),
                 [_constant(x) if x.dim() == 1 else _rows(_constant(x)) for x in operands],
                 row_factor,

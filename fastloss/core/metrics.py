@@ -1,4 +1,4 @@
-"""What the reference bodies with masks and logged terms share; :mod:`fastloss.losses.aggregation` reduces."""
+"""What the reference bodies with masks and logged terms share; :mod:`fastloss.core.reductions` reduces."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastloss.losses.aggregation import aggregate, masked_max, masked_min
-from fastloss.losses.precision import widened
+from fastloss.core.dtypes import widened
+from fastloss.core.reductions import aggregate, masked_max, masked_min
 
 Terms = dict[str, Tensor]
 

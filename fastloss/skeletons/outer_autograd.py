@@ -14,28 +14,28 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fastloss.autograd import scaled, transformed
-from fastloss.skeletons.pairs_operators import PairsOperands, accumulator
+from fastloss.core.autograd import scaled, transformed
+from fastloss.operators.outer import OuterOperands, accumulator
 
 if TYPE_CHECKING:
-    from fastloss.skeletons.pairs import Pairs
+    from fastloss.skeletons.outer import Outer
 
-REFERENCES: dict[str, Pairs] = {}
+REFERENCES: dict[str, Outer] = {}
 """The reference body of every loss over pairs, by its name."""
 
 
-def pairs_loss(source: Tensor, operands: PairsOperands, namespace: str) -> Tensor:
+def outer_loss(source: Tensor, operands: OuterOperands, namespace: str) -> Tensor:
     """The losses (rows,) or their sum, in the accumulator dtype, with the operators of `namespace`."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         target, per_source, *rest = operands
         return _Pure.apply(source, namespace, target, *rest, *per_source)[0]
     operators = getattr(torch.ops, namespace)
     if not (source.requires_grad and torch.is_grad_enabled()):
-        return operators.pairs(source, *operands, False)[0]
+        return operators.outer(source, *operands, False)[0]
     return _Eager.apply(source, operands, operators)
 
 
-def _with_upstream(operands: PairsOperands, upstream: Tensor, source: Tensor) -> PairsOperands:
+def _with_upstream(operands: OuterOperands, upstream: Tensor, source: Tensor) -> OuterOperands:
     """With the gradients of the rows' losses among the factors of the rows."""
     factor = upstream.to(accumulator(source, operands.target))
     if operands.row_factor is not None:
@@ -43,7 +43,7 @@ def _with_upstream(operands: PairsOperands, upstream: Tensor, source: Tensor) ->
     return operands._replace(row_factor=factor.contiguous())
 
 
-def _differentiable_gradient(upstream: Tensor, source: Tensor, operands: PairsOperands) -> Tensor:
+def _differentiable_gradient(upstream: Tensor, source: Tensor, operands: OuterOperands) -> Tensor:
     """The gradient as a differentiable function of the upstream gradient and the source, by the reference body."""
     fused = REFERENCES[operands.loss]
     loss, pullback = torch.func.vjp(lambda x: fused.on_operands(operands, x), source)  # type: ignore[misc]
@@ -54,8 +54,8 @@ class _Eager(Function):
     """source -> the losses of the rows, or their sum, whose gradient is made in forward."""
 
     @staticmethod
-    def forward(ctx: Any, source: Tensor, operands: PairsOperands, operators: Any) -> Tensor:
-        loss, gradient = operators.pairs(source, *operands, operands.reduce)
+    def forward(ctx: Any, source: Tensor, operands: OuterOperands, operators: Any) -> Tensor:
+        loss, gradient = operators.outer(source, *operands, operands.reduce)
         # The tensors are torch's to keep (or to offload, or to recompute), and nowhere else in ctx.
         ctx.save_for_backward(source, operands.target, operands.row_factor, *operands.operands)
         ctx.rest, ctx.operators, ctx.ready = operands[3:], operators, gradient if operands.reduce else None
@@ -64,14 +64,14 @@ class _Eager(Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         source, target, row_factor, *per_source = ctx.saved_tensors
-        operands = PairsOperands(target, per_source, row_factor, *ctx.rest)
+        operands = OuterOperands(target, per_source, row_factor, *ctx.rest)
         if transformed(upstream):
             return _differentiable_gradient(upstream, source, operands), None, None
         if not operands.reduce:
-            return ctx.operators.pairs(source, *_with_upstream(operands, upstream, source), True)[1], None, None
+            return ctx.operators.outer(source, *_with_upstream(operands, upstream, source), True)[1], None, None
         gradient, ctx.ready = ctx.ready, None
         if gradient is None:  # handed on by an earlier backward
-            gradient = ctx.operators.pairs(source, *operands, True)[1]
+            gradient = ctx.operators.outer(source, *operands, True)[1]
         return scaled(gradient, upstream, ctx.operators), None, None
 
 
@@ -95,7 +95,7 @@ class _Pure(Function):
         reduce: bool,
         *operands: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        operator = getattr(torch.ops, namespace).pairs
+        operator = getattr(torch.ops, namespace).outer
         return operator(source, target, list(operands), row_factor, loss, parameters, factor, reduce, reduce)
 
     @staticmethod
@@ -132,8 +132,8 @@ class _Twice(Function):
     ) -> Tensor:
         if reduce:
             return (known * upstream).to(known.dtype)
-        how = PairsOperands(target, list(operands), row_factor, loss, parameters, factor, reduce)
-        return getattr(torch.ops, namespace).pairs(source, *_with_upstream(how, upstream, source), True)[1]
+        how = OuterOperands(target, list(operands), row_factor, loss, parameters, factor, reduce)
+        return getattr(torch.ops, namespace).outer(source, *_with_upstream(how, upstream, source), True)[1]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -143,7 +143,7 @@ class _Twice(Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         upstream, source, target, row_factor, *per_source = ctx.saved_tensors
-        operands = PairsOperands(target, per_source, row_factor, *ctx.how)
+        operands = OuterOperands(target, per_source, row_factor, *ctx.how)
         _, pullback = torch.func.vjp(  # type: ignore[misc]
             lambda g, x: _differentiable_gradient(g, x, operands), upstream, source
         )

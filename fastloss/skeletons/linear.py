@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.compiler import is_exporting
 
-from fastloss.lowering import EMPTY, SMALL_ON_CPU, Invalid, Signature, autocast_applies
-from fastloss.skeletons.linear_row_autograd import linear_row_loss
-from fastloss.skeletons.linear_row_operators import LinearOperands
+from fastloss.core.arguments import EMPTY, SMALL_ON_CPU, Invalid, Signature, autocast_applies
+from fastloss.operators.row import NONE, row_layout
+from fastloss.skeletons.linear_autograd import linear_row_loss
 from fastloss.skeletons.row import SMALL, Row, batch_shape
-from fastloss.skeletons.row_operators import NONE, row_layout
+from fastloss.tiles.linear import LinearOperands
 
 
 class LinearRowCall(NamedTuple):
@@ -41,7 +41,7 @@ class LinearRowCall(NamedTuple):
 
 
 class LinearRow:
-    """What :func:`fastloss.dispatch.fused` has to know of a row loss of logits = input @ linear_weight.T + linear_bias.
+    """What :func:`fastloss.core.dispatch.fused` has to know of a row loss of input @ linear_weight.T + linear_bias.
 
     The loss has the arguments ``input``, ``linear_weight``, ``linear_bias`` and those of the row loss; also ``options``
     and ``accumulate_float32``, see :func:`fastloss.linear_cross_entropy`.

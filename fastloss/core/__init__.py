@@ -1,0 +1,1 @@
+"""What every call of a loss passes through, and no loss is in."""

@@ -1,0 +1,1 @@
+"""Kernels made of torch's matrix products and our operators."""
