@@ -63,9 +63,10 @@ class Problem(Protocol):
     def gradients(
         self, namespace: str, tensors: Sequence[Tensor], state: Sequence[Tensor], upstream: Tensor
     ) -> Gradients:
-        """The gradients, from the state of `forward`; without a state (an empty one) from the tensors alone.
+        """The gradients, from the state of `forward`: of a loss whose gradients are not made early, or not reduced.
 
-        If the loss is not reduced, the gradients that forward made early (for upstream gradients of 1) are the state.
+        If a loss that is not reduced makes them early (for upstream gradients of 1), they are the state; an empty one
+        where an earlier backward has used them up.
         """
 
     def reference(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -153,7 +154,7 @@ class _Eager(Function):
         early = problem.early and not _saved_elsewhere()
         outputs, known = problem.forward(namespace, tensors, early)
         ctx.problem, ctx.namespace, ctx.ready = problem, namespace, known if early else None
-        kept = tensors if early else (*tensors, *known)
+        kept = tensors if problem.early else (*tensors, *known)
         ctx.save_for_backward(*[_saveable(x) for x in kept])
         if len(outputs) == 1:
             return outputs[0]
@@ -169,9 +170,11 @@ class _Eager(Function):
             found = _differentiable(problem, upstream, tensors)
         else:
             ready, ctx.ready = ctx.ready, None
-            if ready is not None and problem.reduced:
+            if problem.early and problem.reduced:
+                if ready is None:  # handed on by an earlier backward, or not made because of hooks: the same bits
+                    _, ready = problem.forward(namespace, tensors, True)
                 found = scaled(ready, upstream, namespace)
-            else:  # two passes, or handed on by an earlier backward
+            else:
                 found = problem.gradients(namespace, tensors, state if ready is None else ready, upstream)
         return None, None, *_spread(found, problem.wanted, tensors)
 

@@ -69,9 +69,6 @@ class LinearProblem(NamedTuple):
         self, namespace: str, tensors: Sequence[Tensor], state: Sequence[Tensor], upstream: Tensor
     ) -> Gradients:
         """`state`: for reduction none, the gradients for upstream gradients of 1, if they were made in forward."""
-        if self.reduced:
-            _, known = self._walk(namespace, tensors, self.wanted, None)
-            return scaled(known, upstream, namespace)
         *_, o = self._operands(tensors)
         # a FakeTensor has no value, and torch.compile does not look at one
         has_values = upstream.is_cpu and type(upstream) is Tensor and not torch.compiler.is_compiling()

@@ -24,7 +24,7 @@ from fastloss.core.arguments import (
     reduction_of,
     wraps,
 )
-from fastloss.core.autograd import Gradients, differentiate, differentiate_in_place, gradient_wanted, scaled
+from fastloss.core.autograd import Gradients, differentiate, differentiate_in_place, gradient_wanted
 from fastloss.core.registry import LOSSES
 from fastloss.operators.row import MEAN, NONE, REDUCTIONS, RowOperands, denominator, row_count, row_layout
 
@@ -67,9 +67,6 @@ class RowProblem(NamedTuple):
         self, namespace: str, tensors: Sequence[Tensor], state: Sequence[Tensor], upstream: Tensor
     ) -> Gradients:
         logits, target, weight, *how = self._operands(tensors)
-        if not state:
-            _, known = self.forward(namespace, tensors, True)
-            return scaled(known, upstream, namespace)
         if self.reduction == MEAN:
             upstream = upstream / denominator(logits, target, weight, self.ignore_index)
         if self.reduced:
