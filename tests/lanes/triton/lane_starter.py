@@ -1,5 +1,5 @@
-"""Starts lanes for processes.py: a process that has imported what takes 2 s, and forks for each line of its input. Triton's
-own library is defined for the interpreter or for the compilers when it is imported, as TRITON_INTERPRET says.
+"""Starts lanes for processes.py: a process that has imported what takes 2 s, and forks for each line of its input.
+Triton's own library is defined for the interpreter or for the compilers when it is imported, as TRITON_INTERPRET says.
 
 A line is JSON: arguments of pytest, environment, file for the output. The answer, a line too, is pytest's exit code.
 """
