@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .report import Report, by_case, caption, cells, load, machine
+from .report import Report, by_case, caption, cells, load
 
 RESULTS = Path(__file__).resolve().parent / "results"  # the committed ones; a file is one run
 HEADLINE = RESULTS / "headline.json"
@@ -70,9 +70,9 @@ def benchmarks(reports: Sequence[Report]) -> str:
 
 def headline(report: Report) -> str:
     return (
-        f"{table(report, HEADLINE_COLUMNS)}\n\n"
-        f"Forward and backward, on {machine(report.environment)}. All of it, with other machines: "
-        "[docs/benchmarks.md](docs/benchmarks.md)."
+        f"Forward and backward, on {caption(report)}.\n"
+        "Above 1: fastloss is faster. All tables: [docs/benchmarks.md](docs/benchmarks.md).\n\n"
+        f"{table(report, HEADLINE_COLUMNS)}"
     )
 
 
