@@ -14,14 +14,16 @@ FOLDERS = (".ci", "bench", "csrc", "docs", "examples", "fastloss", "tests", "too
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCES = sorted(
     file
-    for folder in ("csrc", "triton_kernels", "fastloss", "tools")
+    for folder in ("triton_kernels", "fastloss", "tools")
     for file in (ROOT / folder).rglob("*")
     if file.suffix in (".h", ".cpp", ".cu", ".cuh", ".py")
 )
 # A name with one of our suffixes, alone or in folders; or something in one of our folders. `*` stands for any name, and
 # so do F, a family, and S, a skeleton.
 FILE = re.compile(r"(?<![\w/.*:<>{$-])([\w*.-]+/)*[\w*-]+\.(?:py|h|cpp|cuh?|md)\b(?![\w/*<({])")
-INSIDE = re.compile(r"(?<![\w/.*:<>{$-])(?:csrc|docs|bench|tests|tools|triton_kernels|examples)/[\w*./-]*[\w*](?![\w/*<({])")
+INSIDE = re.compile(
+    r"(?<![\w/.*:<>{$-])(?:csrc|docs|bench|tests|tools|triton_kernels|examples)/[\w*./-]*[\w*](?![\w/*<({])"
+)
 
 
 def known_paths() -> set[str]:
