@@ -24,7 +24,7 @@ QUICK_LAWS = (
 )
 ROW_LAWS = ("test_laws.py", "test_cross_entropy.py", "test_softmax_focal.py")
 POINTWISE_VALUES = "kernels_agree or masks or terms or layouts or broadcasting or tiles"
-POINTWISE_ORACLES = ("test_pointwise_oracles_supervised.py", "test_pointwise_oracles_policies.py")
+POINTWISE_ORACLES = ("oracles/test_supervised.py", "oracles/test_rl_and_alignment.py")
 PAIRS_LAWS = "agree or sizes or special or mixed or not_there or layouts or bits"
 NO_TRANSFORMS = "not compile and not transforms and not opcheck and not gradcheck"  # seconds each, and no kernel's own
 # Assertions as they stand: pytest would rewrite those of hypothesis, too, in 2.5 of 4 s of a short lane.
@@ -193,7 +193,7 @@ KINDS = {
         (
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, *ROW_LAWS, "-k", QUICK_LAWS)),
-            Lane("all", (*PYTEST, *ROW_LAWS, "test_properties.py", "-k", NO_TRANSFORMS)),
+            Lane("all", (*PYTEST, *ROW_LAWS, "oracles/test_properties.py", "-k", NO_TRANSFORMS)),
             sanitized(*ROW_LAWS, "-k", QUICK_LAWS),
         ),
         "cpu",
@@ -250,7 +250,7 @@ KINDS = {
             interpreted("a few values", "lane_interpreter", "-k", "test_values and float32"),
             interpreted("losses", "lane_pointwise_losses"),  # of common.py's functions
             interpreted("interpreter", "lane_interpreter"),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and row and sm_90")),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and row and sm_90")),
         ),
     ),
     "functors": Kind(
@@ -261,7 +261,14 @@ KINDS = {
         CXX_ARITHMETIC,
         (
             ninja("_host.*.so"),
-            Lane("functors", (*PYTEST, "test_pointwise_functors_supervised.py", "test_pointwise_functors_policies.py")),
+            Lane(
+                "functors",
+                (
+                    *PYTEST,
+                    "lanes/cpu/test_pointwise_functors_supervised.py",
+                    "lanes/cpu/test_pointwise_functors_policies.py",
+                ),
+            ),
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, "test_softmax_focal.py", "test_pointwise.py", "-k", f"focal or {POINTWISE_VALUES}")),
             Lane("oracles", (*PYTEST, *POINTWISE_ORACLES)),
@@ -276,7 +283,7 @@ KINDS = {
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, "test_pointwise.py", "-k", POINTWISE_VALUES)),
             Lane("all", (*PYTEST, "test_pointwise.py", *POINTWISE_ORACLES, "-k", NO_TRANSFORMS)),
-            Lane("drop-ins", (*PYTEST, "test_pointwise_drop_ins.py")),
+            Lane("drop-ins", (*PYTEST, "contract/test_drop_ins.py")),
             # The tiles are those of the losses over pairs, too.
             sanitized("test_pointwise.py", "test_pairs.py", "-k", f"{POINTWISE_VALUES} or sizes"),
         ),
@@ -310,8 +317,8 @@ KINDS = {
             copied(),
             interpreted("skeleton", "lane_pointwise"),
             interpreted("losses", "lane_pointwise_losses"),
-            interpreted("laws", "../test_pointwise", "-k", POINTWISE_LAWS),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pointwise and sm_90")),
+            interpreted("laws", "../../test_pointwise", "-k", POINTWISE_LAWS),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and pointwise and sm_90")),
         ),
         "cpu",
     ),
@@ -324,8 +331,8 @@ KINDS = {
         (
             copied(),
             interpreted("losses", "lane_pointwise_losses"),
-            interpreted("laws", "../test_pointwise", "-k", POINTWISE_LAWS),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "every_loss_compiles")),
+            interpreted("laws", "../../test_pointwise", "-k", POINTWISE_LAWS),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "every_loss_compiles")),
         ),
         "cpu",
     ),
@@ -357,8 +364,8 @@ KINDS = {
         TRITON_ARITHMETIC,
         (
             copied(),
-            interpreted("laws", "../test_pairs", "-k", TRITON_PAIRS_LAWS),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pairs and sm_90")),
+            interpreted("laws", "../../test_pairs", "-k", TRITON_PAIRS_LAWS),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and pairs and sm_90")),
         ),
         "cpu",
     ),
@@ -369,7 +376,7 @@ KINDS = {
             copied(),
             interpreted("laws", "../../test_pairwise", "-k", PAIRWISE_PATHS),
             interpreted("all laws", "../../test_pairwise", "-k", "triton and (kernels_agree or large or nothing)"),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pairwise and sm_90")),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and pairwise and sm_90")),
         ),
         "cpu",
     ),
