@@ -23,7 +23,7 @@ QUICK_LAWS = (
 ROW_LAWS = ("test_laws.py", "test_cross_entropy.py", "test_softmax_focal.py")
 POINTWISE_VALUES = "kernels_agree or masks or terms or layouts or broadcasting or tiles"
 FUNCTORS = ("lanes/cpu/test_pointwise_functors_supervised.py", "lanes/cpu/test_pointwise_functors_policies.py")
-POINTWISE_ORACLES = ("test_pointwise_oracles_supervised.py", "test_pointwise_oracles_policies.py")
+POINTWISE_ORACLES = ("oracles/test_supervised.py", "oracles/test_rl_and_alignment.py")
 PAIRS_LAWS = "agree or sizes or special or mixed or not_there or layouts or bits"
 NO_TRANSFORMS = "not compile and not transforms and not opcheck and not gradcheck"  # seconds each, and no kernel's own
 # Assertions as they stand: pytest would rewrite those of hypothesis, too, in 2.5 of 4 s of a short lane.
@@ -192,7 +192,7 @@ KINDS = {
         (
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, *ROW_LAWS, "-k", QUICK_LAWS)),
-            Lane("all", (*PYTEST, *ROW_LAWS, "test_properties.py", "-k", NO_TRANSFORMS)),
+            Lane("all", (*PYTEST, *ROW_LAWS, "oracles/test_properties.py", "-k", NO_TRANSFORMS)),
             sanitized(*ROW_LAWS, "-k", QUICK_LAWS),
         ),
         "cpu",
@@ -275,7 +275,7 @@ KINDS = {
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, "test_pointwise.py", "-k", POINTWISE_VALUES)),
             Lane("all", (*PYTEST, "test_pointwise.py", *POINTWISE_ORACLES, "-k", NO_TRANSFORMS)),
-            Lane("drop-ins", (*PYTEST, "test_pointwise_drop_ins.py")),
+            Lane("drop-ins", (*PYTEST, "contract/test_drop_ins.py")),
             # The tiles are those of the losses over pairs, too.
             sanitized("test_pointwise.py", "test_pairs.py", "-k", f"{POINTWISE_VALUES} or sizes"),
         ),
