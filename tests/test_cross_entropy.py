@@ -54,7 +54,7 @@ def _bad_calls():
 @pytest.mark.parametrize("what", _bad_calls())
 def test_torch_exception_types(what, backend):
     if backend == "triton" and what.startswith("target "):
-        pytest.skip("traps in the kernel: see tests/triton")
+        pytest.skip("traps in the kernel: see tests/lanes/triton")
     args, kwargs = _bad_calls()[what]
     with pytest.raises(Exception) as torchs:  # noqa: PT011 (which one is torch's to say)
         F.cross_entropy(*args, **kwargs)
@@ -241,7 +241,8 @@ def test_inplace_overwrites_the_logits_with_the_gradient(dtype, options, backend
         expected, expected_grad = value_and_grad(fastloss.cross_entropy, (leaf, target), options)
         logits = leaf * 1
         loss = fastloss.cross_entropy(logits, target, **options, inplace=True)
-        assert torch.equal(logits, expected_grad)
+        # A gradient in float16 is not made before the loss scale is known, so these logits are left alone.
+        assert torch.equal(logits, leaf if dtype == torch.float16 else expected_grad)
         (3 * loss).backward()
     assert torch.equal(loss, expected)
     assert_close(leaf.grad, 3 * expected_grad.double(), dtype, "gradient")

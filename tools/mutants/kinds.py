@@ -8,23 +8,22 @@ start in a process that has imported torch already.
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "triton"))
-from test_lanes import PAIRS_LAWS as TRITON_PAIRS_LAWS
-from test_lanes import PAIRWISE_PATHS, POINTWISE_LAWS
-
+DECLARED = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tests" / "lanes" / "triton" / "laws.py"))
 QUICK_LAWS = (
     "(kernels_agree and not bfloat16 and not float16) or bits or special or ignored or inplace or range or edges or "
     "test_softmax_focal"
 )
 ROW_LAWS = ("test_laws.py", "test_cross_entropy.py", "test_softmax_focal.py")
 POINTWISE_VALUES = "kernels_agree or masks or terms or layouts or broadcasting or tiles"
-POINTWISE_ORACLES = ("test_pointwise_oracles_supervised.py", "test_pointwise_oracles_policies.py")
+FUNCTORS = ("lanes/cpu/test_pointwise_functors_supervised.py", "lanes/cpu/test_pointwise_functors_policies.py")
+POINTWISE_ORACLES = ("oracles/test_supervised.py", "oracles/test_rl_and_alignment.py")
 PAIRS_LAWS = "agree or sizes or special or mixed or not_there or layouts or bits"
 NO_TRANSFORMS = "not compile and not transforms and not opcheck and not gradcheck"  # seconds each, and no kernel's own
 # Assertions as they stand: pytest would rewrite those of hypothesis, too, in 2.5 of 4 s of a short lane.
@@ -70,29 +69,29 @@ def copied() -> Lane:
 
 
 def interpreted(name: str, file: str, *options: str) -> Lane:
-    return Lane(name, (*PYTEST, f"{file}.py", *options), "tests/triton", (("TRITON_INTERPRET", "1"),))
+    return Lane(name, (*PYTEST, f"{file}.py", *options), "tests/lanes/triton", (("TRITON_INTERPRET", "1"),))
 
 
 def emulated(name: str, lane: str, library: str, *arguments: str) -> Lane:
-    """Tests of tests/cuda on a library of tests/cuda/cuda_build.py."""
+    """Tests of tests/lanes/cuda on a library of its cuda_build.py."""
     build = ("FASTLOSS_EMULATOR_LANE", lane)
     if lane in ("plain", "some"):
-        return Lane(name, (*PYTEST, *arguments), "tests/cuda", (build,))
-    make = f"{sys.executable} -c \"import cuda_build; cuda_build.library('{library}', '{lane}')\""
+        return Lane(name, (*PYTEST, *arguments), "tests/lanes/cuda", (build,))
+    build_it = f"from lanes.cuda import cuda_build; cuda_build.library('{library}', '{lane}')"
+    make = f'(cd ../.. && {sys.executable} -c "{build_it}")'
     environment = (
         build,
         ("OMP_NUM_THREADS", "1"),
         ("ASAN_OPTIONS", "detect_leaks=0:halt_on_error=0"),
         ("TSAN_OPTIONS", "halt_on_error=0:exitcode=0:report_thread_leaks=0:suppress_equal_addresses=0"),
     )
-    return Lane(name, under(lane, make, *arguments), "tests/cuda", environment)
+    return Lane(name, under(lane, make, *arguments), "tests/lanes/cuda", environment)
 
 
 def library(name: str, lane: str) -> Lane:
     """For the tests of emulated()."""
-    return Lane(
-        "build", (sys.executable, "-c", f"import cuda_build; cuda_build.library('{name}', '{lane}')"), "tests/cuda"
-    )
+    build_it = f"from lanes.cuda import cuda_build; cuda_build.library('{name}', '{lane}')"
+    return Lane("build", (sys.executable, "-c", build_it))
 
 
 def under(sanitizer: str, build: str, *arguments: str) -> tuple[str, ...]:
@@ -193,7 +192,7 @@ KINDS = {
         (
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, *ROW_LAWS, "-k", QUICK_LAWS)),
-            Lane("all", (*PYTEST, *ROW_LAWS, "test_properties.py", "-k", NO_TRANSFORMS)),
+            Lane("all", (*PYTEST, *ROW_LAWS, "oracles/test_properties.py", "-k", NO_TRANSFORMS)),
             sanitized(*ROW_LAWS, "-k", QUICK_LAWS),
         ),
         "cpu",
@@ -250,7 +249,7 @@ KINDS = {
             interpreted("a few values", "lane_interpreter", "-k", "test_values and float32"),
             interpreted("losses", "lane_pointwise_losses"),  # of common.py's functions
             interpreted("interpreter", "lane_interpreter"),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and row and sm_90")),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and row and sm_90")),
         ),
     ),
     "functors": Kind(
@@ -261,7 +260,7 @@ KINDS = {
         CXX_ARITHMETIC,
         (
             ninja("_host.*.so"),
-            Lane("functors", (*PYTEST, "test_pointwise_functors_supervised.py", "test_pointwise_functors_policies.py")),
+            Lane("functors", (*PYTEST, *FUNCTORS)),
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, "test_softmax_focal.py", "test_pointwise.py", "-k", f"focal or {POINTWISE_VALUES}")),
             Lane("oracles", (*PYTEST, *POINTWISE_ORACLES)),
@@ -276,7 +275,7 @@ KINDS = {
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, "test_pointwise.py", "-k", POINTWISE_VALUES)),
             Lane("all", (*PYTEST, "test_pointwise.py", *POINTWISE_ORACLES, "-k", NO_TRANSFORMS)),
-            Lane("drop-ins", (*PYTEST, "test_pointwise_drop_ins.py")),
+            Lane("drop-ins", (*PYTEST, "contract/test_drop_ins.py")),
             # The tiles are those of the losses over pairs, too.
             sanitized("test_pointwise.py", "test_pairs.py", "-k", f"{POINTWISE_VALUES} or sizes"),
         ),
@@ -297,7 +296,7 @@ KINDS = {
             emulated("all losses", "plain", "pointwise", "test_pointwise.py"),
             emulated("TSan", "tsan", "pointwise", "test_pointwise_races.py"),
             emulated("ASan", "asan", "pointwise", "test_pointwise.py"),
-            Lane("nvcc", (*PYTEST, "test_nvcc.py", "-k", "likelihood"), "tests/cuda"),  # registers
+            Lane("nvcc", (*PYTEST, "test_nvcc.py", "-k", "likelihood"), "tests/lanes/cuda"),  # registers
         ),
     ),
     "triton-pointwise": Kind(
@@ -310,8 +309,8 @@ KINDS = {
             copied(),
             interpreted("skeleton", "lane_pointwise"),
             interpreted("losses", "lane_pointwise_losses"),
-            interpreted("laws", "../test_pointwise", "-k", POINTWISE_LAWS),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pointwise and sm_90")),
+            interpreted("laws", "../../test_pointwise", "-k", DECLARED["POINTWISE_LAWS"]),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and pointwise and sm_90")),
         ),
         "cpu",
     ),
@@ -324,8 +323,8 @@ KINDS = {
         (
             copied(),
             interpreted("losses", "lane_pointwise_losses"),
-            interpreted("laws", "../test_pointwise", "-k", POINTWISE_LAWS),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "every_loss_compiles")),
+            interpreted("laws", "../../test_pointwise", "-k", DECLARED["POINTWISE_LAWS"]),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "every_loss_compiles")),
         ),
         "cpu",
     ),
@@ -357,8 +356,8 @@ KINDS = {
         TRITON_ARITHMETIC,
         (
             copied(),
-            interpreted("laws", "../test_pairs", "-k", TRITON_PAIRS_LAWS),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pairs and sm_90")),
+            interpreted("laws", "../../test_pairs", "-k", DECLARED["PAIRS_LAWS"]),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and pairs and sm_90")),
         ),
         "cpu",
     ),
@@ -367,9 +366,9 @@ KINDS = {
         TRITON_ARITHMETIC,
         (
             copied(),
-            interpreted("laws", "../test_pairwise", "-k", PAIRWISE_PATHS),
-            interpreted("all laws", "../test_pairwise", "-k", "triton and (kernels_agree or large or nothing)"),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pairwise and sm_90")),
+            interpreted("laws", "../../test_pairwise", "-k", DECLARED["PAIRWISE_PATHS"]),
+            interpreted("all laws", "../../test_pairwise", "-k", "triton and (kernels_agree or large or nothing)"),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and pairwise and sm_90")),
         ),
         "cpu",
     ),
