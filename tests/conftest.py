@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # for `cases` and `support`
 if os.environ.get("TRITON_INTERPRET") == "1":
     sys.path.insert(0, str(HERE / "triton"))
     import interpreter  # noqa: F401 (repairs and checks; before the kernels are imported)

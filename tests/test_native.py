@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from cases import cross_entropy_oracle, softmax_focal_oracle
+from row_cases import cross_entropy_oracle, softmax_focal_oracle
 from support import BACKENDS, SEED, generator
 
 _host = pytest.importorskip("fastloss._host", reason="fastloss was built without binaries")

@@ -43,7 +43,7 @@ LANE_FLAGS = {
         "--param=asan-instrumentation-with-call-threshold=0",
     ],
     "tsan": ["-O1", "-fsanitize=thread"],
-    "coverage": ["-O0", "--coverage"],  # tools/device_coverage.py
+    "coverage": ["-O0", "--coverage"],  # tools/coverage.py
 }  # fmt: skip
 EMULATED_FLAGS = [
     "-std=c++17", "-g1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror",

@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gpu_profile
 import pytest
-from gpu_journal import Journal
-from gpu_process import Deadline, Job, run_job, run_limited
-from gpu_results import Results
+
+from tools.gpu import profile
+from tools.gpu.journal import Journal
+from tools.gpu.process import Deadline, Job, run_job, run_limited
+from tools.gpu.results import Results
 
 pytestmark = pytest.mark.lane("make gpu: its parts that need no GPU")
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_journal_knows_what_was_cut_short(tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_the_time_limit_ends_a_process_and_its_children(tmp_path: Path) -> None:
 DYING = """
 import os, sys, time
 from pathlib import Path
-from gpu_journal import Journal
+from tools.gpu.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 known = journal.entries()
 for key, entry in known.items():
@@ -69,7 +70,7 @@ for key in "abcd":
 def test_a_job_goes_on_after_each_death(tmp_path: Path, deadly: str, hanging: str) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     command = [sys.executable, "-c", DYING, journal.path, deadly, hanging]
-    job = Job("job", command, journal, {"PYTHONPATH": str(TOOLS)}, patience=3)
+    job = Job("job", command, journal, {"PYTHONPATH": str(ROOT)}, patience=3)
     assert run_job(job, Deadline(60), tmp_path, tmp_path) is None
     outcomes = {key: entry and entry["outcome"] for key, entry in journal.entries().items()}
     assert outcomes == {key: "failed" if key in deadly + hanging else "passed" for key in "abcd"}
@@ -78,7 +79,7 @@ def test_a_job_goes_on_after_each_death(tmp_path: Path, deadly: str, hanging: st
 def test_a_job_that_is_out_of_time_says_how_far_it_came(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     command = [sys.executable, "-c", DYING, journal.path, "", "c"]
-    job = Job("job", command, journal, {"PYTHONPATH": str(TOOLS)})
+    job = Job("job", command, journal, {"PYTHONPATH": str(ROOT)})
     assert run_job(job, Deadline(3), tmp_path, tmp_path) == "cut short after 3 of 4: its time was up"
 
 
@@ -109,13 +110,13 @@ def test_the_tests_are_shared_out_and_survive_a_dying_one(tmp_path: Path) -> Non
     for share in range(2):
         journal = Journal(tmp_path / f"{share}.jsonl")
         environment = {
-            "PYTHONPATH": str(TOOLS),
+            "PYTHONPATH": str(ROOT),
             "FASTLOSS_GPU_JOURNAL": str(journal.path),
             "FASTLOSS_GPU_SHARE": f"{share}/2",
             "FASTLOSS_GPU_DEVICE": "cuda",
         }
-        command = [sys.executable, "-m", "pytest", "-p", "gpu_pytest", "-q", "-p", "no:cacheprovider", "test_some.py"]
-        job = Job(f"share-{share}", command, journal, environment)
+        pytest_here = [sys.executable, "-m", "pytest", "-p", "tools.gpu.pytest_plugin", "-p", "no:cacheprovider"]
+        job = Job(f"share-{share}", [*pytest_here, "-q", "test_some.py"], journal, environment)
         assert run_job(job, Deadline(120), tmp_path, tmp_path) is None, (tmp_path / f"share-{share}.log").read_text()
         entries = journal.entries()
         assert not seen.keys() & entries.keys()
@@ -201,7 +202,7 @@ TABLE = """\
 
 
 def test_the_table_of_ncu_is_read() -> None:
-    first, second = gpu_profile.read_table(TABLE)
+    first, second = profile.read_table(TABLE)
     assert first["kernel"] == "row_forward_cluster_kernel"
     assert first["counters"] == pytest.approx(
         {"us": 700.1235, "MB read": 1050.673152, "MB written": 1050.673152, "registers": 64.0}
@@ -210,7 +211,7 @@ def test_the_table_of_ncu_is_read() -> None:
         "kernel": "sum_kernel",
         "counters": pytest.approx({"us": 2.0, "MB written": 4.096e-3, "registers": 16}),
     }
-    assert gpu_profile.read_table("==ERROR== no permission") == []
+    assert profile.read_table("==ERROR== no permission") == []
 
 
 def fake_ncu(folder: Path, status: int) -> str:
@@ -229,9 +230,9 @@ def fake_ncu(folder: Path, status: int) -> str:
 
 @pytest.mark.parametrize("status", [0, 9])
 def test_a_kernel_is_profiled(tmp_path: Path, status: int) -> None:
-    case = gpu_profile.Case("reference", "8x10", "float32", "forward_backward")
+    case = profile.Case("reference", "8x10", "float32", "forward_backward")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    found = gpu_profile.counters(
+    found = profile.counters(
         case, fake_ncu(tmp_path, status), Path(sys.executable), Deadline(100), tmp_path, environment
     )
     if status:
@@ -247,6 +248,6 @@ def test_without_a_gpu_there_is_a_reason(tmp_path: Path) -> None:
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    done = subprocess.run([sys.executable, str(TOOLS / "gpu.py"), "test"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "tools.gpu", "test"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "--rehearse runs the stages on the CPU" in done.stderr

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import cases
 import pytest
+import row_cases as cases
 import torch
 from gpu_machine import DEVICE, REHEARSAL, backends, needed, poison, random_index, random_logits
 from support import DTYPES, assert_close, value_and_grad

@@ -15,13 +15,14 @@ from typing import ClassVar
 import hypothesis  # noqa: F401 (for the lanes, which fork, as the others)
 import numpy  # noqa: F401
 import pytest
-from mutant_kinds import Kind, Lane
+
+from .kinds import Kind, Lane
 
 os.environ["TRITON_INTERPRET"] = "1"  # when the functions of Triton's language are defined
 import torch._inductor  # noqa: F401
 
 del os.environ["TRITON_INTERPRET"]
-BUILD = Path(__file__).resolve().parent.parent / "build" / "mutants"
+BUILD = Path(__file__).resolve().parents[2] / "build" / "mutants"
 FORK = multiprocessing.get_context("fork")
 NOT_BUILT = "does not build"
 

@@ -1,6 +1,6 @@
 """`make gpu`: builds for the GPU of this machine, tests, measures and profiles there. Needs no network.
 
-    python tools/gpu.py build | test | bench | profile | all [--rehearse]
+    python -m tools.gpu build | test | bench | profile | all [--rehearse]
 
 Needs a CUDA GPU and a `python3` with a CUDA torch, nvcc and pytest; what else the build asks for is taken from that
 Python or from the folder wheels/ (`make peers` fills it). A stage ends after at most STAGE_SECONDS, the build that it
@@ -24,14 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gpu_profile
-import peers
-from gpu_journal import Entry, Journal
-from gpu_process import Deadline, Job, run_limited, run_together
-from gpu_results import STAGES, Record, Results
+from .. import peers
+from .journal import Entry, Journal
+from .process import Deadline, Job, run_limited, run_together
+from .profile import CASES, counters, forbidden
+from .results import STAGES, Record, Results
 
-ROOT = Path(__file__).resolve().parent.parent
-TOOLS = ROOT / "tools"
+ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv" / "bin" / "python"
 SHOWN_FAILURES = 25  # in the terminal; the JSON has all
 STAGE_SECONDS = 435  # and a few to end processes and write: well within 8 minutes
@@ -124,7 +123,7 @@ def build(session: Session, deadline: Deadline) -> bool:
     before = binaries()
     architectures = ";".join(session.machine["capabilities"]) or "9.0"
     environment = {"FASTLOSS_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": architectures}
-    status = run_limited([sys.executable, TOOLS / "setup_env.py"], deadline, log, ROOT, environment)
+    status = run_limited([sys.executable, ROOT / "tools" / "setup_env.py"], deadline, log, ROOT, environment)
     failures = []
     facts: Record = {"architectures": architectures}
     if status != 0:
@@ -183,9 +182,8 @@ def test(session: Session, deadline: Deadline) -> None:
 
     def job(name: str, share: str, *arguments: str | Path) -> Job:
         journal = Journal(folder / f"{name}.jsonl")
-        pytest = [PYTHON, "-m", "pytest", "-p", "gpu_pytest", "-p", "no:cacheprovider", "--tb=short", "-q"]
+        pytest = [PYTHON, "-m", "pytest", "-p", "tools.gpu.pytest_plugin", "-p", "no:cacheprovider", "--tb=short", "-q"]
         environment = {
-            "PYTHONPATH": str(TOOLS),
             "FASTLOSS_TEST_SEED": seed,
             "FASTLOSS_GPU_JOURNAL": str(journal.path),
             "FASTLOSS_GPU_SHARE": share,
@@ -212,7 +210,7 @@ def test(session: Session, deadline: Deadline) -> None:
 
 def has_module(name: str) -> bool:
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({name!r}) is None)"
-    return subprocess.run([PYTHON, "-c", code], cwd=TOOLS).returncode == 0
+    return subprocess.run([PYTHON, "-c", code], cwd=ROOT / "tools").returncode == 0
 
 
 def test_record(
@@ -254,8 +252,7 @@ def bench(session: Session, deadline: Deadline) -> None:
     facts: Record = {"peers": peers.install(PYTHON)}
     facts["nvidia-smi before"] = nvidia_smi()
     journal = Journal(folder / "bench.jsonl")
-    command = [PYTHON, TOOLS / "gpu_bench.py", journal.path, session.device]
-    environment = {**session.environment(), "PYTHONPATH": str(TOOLS)}
+    command = [PYTHON, "-m", "tools.gpu.bench", journal.path, session.device]
 
     def save(outcomes: dict[str, str | None] | None = None) -> None:
         entries = {key: entry for key, entry in journal.entries().items() if entry is not None}
@@ -271,7 +268,7 @@ def bench(session: Session, deadline: Deadline) -> None:
         if environments:
             session.results.put_report({"environment": environments[0], **parts})
 
-    job = Job("bench", command, journal, environment)
+    job = Job("bench", command, journal, session.environment())
     outcomes = run_together([job], deadline, folder, ROOT, save)
     facts["nvidia-smi after"] = nvidia_smi()
     save(outcomes)
@@ -299,13 +296,13 @@ def profile(session: Session, deadline: Deadline) -> None:
     failures: list[Record] = []
     ncu = shutil.which("ncu")
     skipped = "ncu is not on the PATH" if ncu is None else ""
-    for case in gpu_profile.CASES[session.device]:
+    for case in CASES[session.device]:
         if ncu is None:
             break
-        found = gpu_profile.counters(case, ncu, PYTHON, deadline, folder, session.environment())
+        found = counters(case, ncu, PYTHON, deadline, folder, session.environment())
         if not isinstance(found, str):
             kernels += found
-        elif gpu_profile.forbidden(found):
+        elif forbidden(found):
             skipped = found
             break
         else:

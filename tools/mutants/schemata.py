@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# The operator beside the original; mutant_switch.h has them.
+# The operator beside the original; switch.h has them.
 OPERATORS = {
     (" < ", " <= "): "less",
     (" > ", " >= "): "greater",

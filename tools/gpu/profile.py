@@ -1,6 +1,6 @@
 """Hardware counters of single kernels, by ncu: what `make gpu-profile` asks for, and how it reads the answer.
 
-Run as a program, it is the process under ncu: `gpu_profile.py BACKEND ROWSxCLASSES DTYPE MODE`.
+Run as a program, it is the process under ncu: `python -m tools.gpu.profile BACKEND ROWSxCLASSES DTYPE MODE`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpu_process import Deadline, run_limited
+from .process import Deadline, run_limited
 
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60  # for one case; ncu runs each kernel some 20 times
 
 # Named by ncu's sections, whose names do not change between GPUs, and the two that no section is sure to hold.
@@ -87,9 +88,9 @@ def counters(
     options += ["--clock-control", "none"]  # the default fixes the clocks of a card that others use too
     for section in SECTIONS:
         options += ["--section", section]
-    workload = [python, Path(__file__), case.backend, case.shape, case.dtype, case.mode]
+    workload = [python, "-m", "tools.gpu.profile", case.backend, case.shape, case.dtype, case.mode]
     command = [ncu, *options, "--metrics", ",".join(METRICS), *workload]
-    status = run_limited(command, Deadline(min(SECONDS, deadline.left)), log, folder, environment)
+    status = run_limited(command, Deadline(min(SECONDS, deadline.left)), log, ROOT, environment)
     if status is None:
         return "its time was up"
     text = table.read_text() if table.exists() else ""

@@ -1,4 +1,4 @@
-"""The measuring process of `make gpu-bench`: `gpu_bench.py JOURNAL DEVICE`. One journal entry a case.
+"""The measuring process of `make gpu-bench`: `python -m tools.gpu.bench JOURNAL DEVICE`. One journal entry a case.
 
 The most telling cases come first, because a stage has a limit. Providers that fail (a kernel that does not compile, a
 wrong peer) are named and left out, so that they do not take the others' numbers with them.
@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import gpu_context
 import torch
 from fastloss.bench import report
 from fastloss.bench.cases import Case, all_cases
@@ -21,7 +20,9 @@ from fastloss.bench.environment import describe
 from fastloss.bench.measure import make_pool, measure
 from fastloss.bench.providers import PROVIDERS
 from fastloss.bench.steps import Unavailable
-from gpu_journal import Journal
+
+from . import context
+from .journal import Journal
 
 SECONDS = 1.0  # of measuring a case: 100 rounds of ten providers of 1 ms
 BASELINES = ("copy", "eager", "torch.compile")
@@ -56,7 +57,7 @@ def working_providers(case: Case, device: torch.device) -> tuple[list[str], list
         except Unavailable:
             pass  # measure() notes the reason
         except Exception as error:
-            if not gpu_context.is_alive():
+            if not context.is_alive():
                 raise RuntimeError(f"{name} cost the CUDA context") from error
             failures.append(failure(f"{case}: {name}", error))
             continue
@@ -96,7 +97,7 @@ def main(path: str, device_type: str) -> None:
         except Exception as error:
             outcome = {"failures": [failure(str(case), error)]}
         journal.end(str(case), **outcome)
-        if not gpu_context.is_alive():
+        if not context.is_alive():
             sys.exit("the CUDA context is lost; the next process goes on")
         if device.type == "cuda":
             torch.cuda.empty_cache()

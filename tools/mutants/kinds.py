@@ -1,7 +1,7 @@
-"""What tools/mutants.py knows of the kernels: the kinds of mutants, the lanes that should notice each, the equivalents.
+"""What tools/mutants knows of the kernels: the kinds of mutants, the lanes that should notice each, the equivalents.
 
 Throughput decides how many mutants can be run. So a lane builds one file for one instruction set without optimisation
-(mutants.py edits the copy of the tree for that), the cheapest lane that notices most comes first, and lanes of pytest
+(sources.py edits the copy of the tree for that), the cheapest lane that notices most comes first, and lanes of pytest
 start in a process that has imported torch already.
 """
 
@@ -14,7 +14,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "triton"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "triton"))
 from test_lanes import PAIRS_LAWS as TRITON_PAIRS_LAWS
 from test_lanes import PAIRWISE_PATHS, POINTWISE_LAWS
 

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mutant_kinds import Kind, Lane
-from mutant_lanes import NOT_BUILT, Journal, Unmutated, run
-from mutant_schemata import switched
-from mutant_sources import ROOT, Mutant
+from .kinds import Kind, Lane
+from .lanes import NOT_BUILT, Journal, Unmutated, run
+from .schemata import switched
+from .sources import ROOT, Mutant
 
 
 def verdict(lanes: list[Lane], attempt: Callable[[Lane], str | None]) -> tuple[str, str]:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mutant_equivalents import EQUIVALENT
-from mutant_kinds import DECLARATIONS, Kind
-from mutant_schemata import Edit
+from .equivalents import EQUIVALENT
+from .kinds import DECLARATIONS, Kind
+from .schemata import Edit
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXTREME = r"([^=?:;(]+?) [<>]=? ([^?:;]+?)\)? \? (?:\1 : \2|\2 : \1)[;,)]"
 
 
@@ -81,7 +81,7 @@ def mutants(kind: Kind, root: Path) -> Iterator[Mutant]:
 # Edits of the copy. One instruction set and little optimisation take a quarter of a build's time; without any, mutants
 # that are built together would make the tests slow. "some": pointwise losses of some families only, as in the
 # sanitizers' builds.
-SWITCH = ROOT / "tools" / "mutant_switch.h"
+SWITCH = Path(__file__).with_name("switch.h")
 CHEAPER = {
     "tests/cuda/cuda_build.py": (
         ('"plain": ["-O2"]', '"plain": ["-O1"], "some": ["-O1"]'),

@@ -1,4 +1,4 @@
-// What tools/mutant_schemata.py writes into the C++ kernels: a mutant of number K beside the original, and the choice
+// What tools/mutants/schemata.py writes into the C++ kernels: a mutant of number K beside the original, and the choice
 // between them when the program runs (FASTLOSS_MUTANT=K). One build then has all mutants of a kind. Included before all
 // else, by an option of the compiler.
 //

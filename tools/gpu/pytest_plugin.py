@@ -12,9 +12,10 @@ import zlib
 from collections.abc import Generator
 from pathlib import Path
 
-import gpu_context
 import pytest
-from gpu_journal import Journal
+
+from . import context
+from .journal import Journal
 
 JOURNAL = Journal(Path(os.environ["FASTLOSS_GPU_JOURNAL"]))
 DEVICE = os.environ["FASTLOSS_GPU_DEVICE"]
@@ -60,7 +61,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         seconds=round(sum(report.duration for report in reports), 3),
         reason=_reason(unusual[0]) if unusual else "",
     )
-    if any(report.failed for report in reports) and not gpu_context.is_alive():
+    if any(report.failed for report in reports) and not context.is_alive():
         item.session.shouldstop = "the CUDA context is lost; the next process goes on"
     return result
 

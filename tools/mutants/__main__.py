@@ -1,13 +1,13 @@
 """`make mutants`: breaks one thing at a time in the kernels and asks whether the tests notice. Hours; not part of CI.
 
-    python tools/mutants.py [KIND ...] [--sample N [--seed S]] [--minutes M] [--only TEXT ...] [--skip LANE ...]
+    python -m tools.mutants [KIND ...] [--sample N [--seed S]] [--minutes M] [--only TEXT ...] [--skip LANE ...]
                             [--together] [--list]
 
 A mutant deletes a barrier or a statement, bends a bound, drops a mask or flips a sign. It is killed if a lane of the
 tests fails, the quickest lane first. A survivor is to be read: either a test is missing, or the mutant is equivalent,
 that is no input and no schedule can tell it from the original; EQUIVALENT holds those, with the reason.
 
-Mutants of C++ are built together where they can be (mutant_schemata.py) and chosen when a lane runs; the others, and
+Mutants of C++ are built together where they can be (schemata.py) and chosen when a lane runs; the others, and
 those that no lane reached that way, one by one.
 
 `--sample 40` takes 40 of each kind, spread evenly over its files: one, chosen by the seed, of every 40th part of the
@@ -25,10 +25,10 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
-from mutant_kinds import KINDS
-from mutant_lanes import BUILD, Journal
-from mutant_runs import outcomes
-from mutant_sources import ROOT, Mutant, copy_tree, mutants
+from .kinds import KINDS
+from .lanes import BUILD, Journal
+from .runs import outcomes
+from .sources import ROOT, Mutant, copy_tree, mutants
 
 
 def sampled(found: list[Mutant], count: int, seed: int) -> list[Mutant]:
