@@ -17,9 +17,9 @@ enum class Reduction : int { none, mean, sum };  // as in fastloss/operators/row
 enum Status : int {
   kUnknownLoss = -1,
   kWrongParameters = -2,
-  kWrongOperands = -3,
-  kUnknownDType = -4,
-  kTooManyClasses = -5,
+  kUnknownDType = -3,
+  kTooManyClasses = -4,
+  kWrongOperands = -5,
   kTargetOutOfRange = -6,  // on a CPU; a GPU traps
   kOutsideDomain = -7,     // likewise
 };
