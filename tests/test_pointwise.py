@@ -450,7 +450,7 @@ def test_autocast(case, backend, device, dtype):
     if dtype not in case.dtypes:
         pytest.skip("not of this dtype")
     if case.loss is fastloss.gaussian_nll_loss and device == "cpu":
-        pytest.skip("torch's autocast of the CPU leaves it in its dtype; test_contract_transforms.py compares")
+        pytest.skip("torch's autocast of the CPU leaves it in its dtype; contract/test_transforms.py compares")
     tensors = to(case.make(generator(case.name)), device, dtype)
     options = {**case.options, **how(case, reduced(case))}
     value64, gradients64 = expected(case, tensors, options)

@@ -8,24 +8,23 @@ start in a process that has imported torch already.
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-from lanes.triton.test_lanes import PAIRS_LAWS as TRITON_PAIRS_LAWS
-from lanes.triton.test_lanes import PAIRWISE_PATHS, POINTWISE_LAWS
-
 ROOT = Path(__file__).resolve().parents[2]
+DECLARED = runpy.run_path(str(ROOT / "tests" / "lanes" / "triton" / "laws.py"))
 QUICK_LAWS = (
     "(kernels_agree and not bfloat16 and not float16) or bits or special or ignored or inplace or range or edges or "
     "test_softmax_focal"
 )
 ROW_LAWS = ("test_laws.py", "test_cross_entropy.py", "test_softmax_focal.py")
 POINTWISE_VALUES = "kernels_agree or masks or terms or layouts or broadcasting or tiles"
-POINTWISE_ORACLES = ("test_pointwise_oracles_supervised.py", "test_pointwise_oracles_policies.py")
+FUNCTORS = ("lanes/cpu/test_pointwise_functors_supervised.py", "lanes/cpu/test_pointwise_functors_policies.py")
+POINTWISE_ORACLES = ("oracles/test_supervised.py", "oracles/test_rl_and_alignment.py")
 PAIRS_LAWS = "agree or sizes or special or mixed or not_there or layouts or bits"
 NO_TRANSFORMS = "not compile and not transforms and not opcheck and not gradcheck"  # seconds each, and no kernel's own
 # Assertions as they stand: pytest would rewrite those of hypothesis, too, in 2.5 of 4 s of a short lane.
@@ -211,7 +210,7 @@ KINDS = {
         (
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, *ROW_LAWS, "-k", QUICK_LAWS)),
-            Lane("all", (*PYTEST, *ROW_LAWS, "test_properties.py", "-k", NO_TRANSFORMS)),
+            Lane("all", (*PYTEST, *ROW_LAWS, "oracles/test_properties.py", "-k", NO_TRANSFORMS)),
             sanitized(*ROW_LAWS, "-k", QUICK_LAWS),
         ),
         "cpu",
@@ -268,7 +267,7 @@ KINDS = {
             interpreted("a few values", "lane_interpreter", "-k", "test_values and float32"),
             interpreted("losses", "lane_pointwise_losses"),  # of common.py's functions
             interpreted("interpreter", "lane_interpreter"),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and row and sm_90")),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and row and sm_90")),
         ),
     ),
     "functors": Kind(
@@ -276,7 +275,7 @@ KINDS = {
         CXX_ARITHMETIC,
         (
             ninja("_host.*.so"),
-            Lane("functors", (*PYTEST, "test_pointwise_functors_supervised.py", "test_pointwise_functors_policies.py")),
+            Lane("functors", (*PYTEST, *FUNCTORS)),
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, "test_softmax_focal.py", "test_pointwise.py", "-k", f"focal or {POINTWISE_VALUES}")),
             Lane("oracles", (*PYTEST, *POINTWISE_ORACLES)),
@@ -291,7 +290,7 @@ KINDS = {
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, "test_pointwise.py", "-k", POINTWISE_VALUES)),
             Lane("all", (*PYTEST, "test_pointwise.py", *POINTWISE_ORACLES, "-k", NO_TRANSFORMS)),
-            Lane("drop-ins", (*PYTEST, "test_pointwise_drop_ins.py")),
+            Lane("drop-ins", (*PYTEST, "contract/test_drop_ins.py")),
             # The tiles are those of the losses over pairs, too.
             sanitized("test_pointwise.py", "test_pairs.py", "-k", f"{POINTWISE_VALUES} or sizes"),
         ),
@@ -325,8 +324,8 @@ KINDS = {
             copied(),
             interpreted("skeleton", "lane_pointwise"),
             interpreted("losses", "lane_pointwise_losses"),
-            interpreted("laws", "../test_pointwise", "-k", POINTWISE_LAWS),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pointwise and sm_90")),
+            interpreted("laws", "../../test_pointwise", "-k", DECLARED["POINTWISE_LAWS"]),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and pointwise and sm_90")),
         ),
         "cpu",
     ),
@@ -339,8 +338,8 @@ KINDS = {
         (
             copied(),
             interpreted("losses", "lane_pointwise_losses"),
-            interpreted("laws", "../test_pointwise", "-k", POINTWISE_LAWS),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "every_loss_compiles")),
+            interpreted("laws", "../../test_pointwise", "-k", DECLARED["POINTWISE_LAWS"]),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "every_loss_compiles")),
         ),
         "cpu",
     ),
@@ -372,8 +371,8 @@ KINDS = {
         TRITON_ARITHMETIC,
         (
             copied(),
-            interpreted("laws", "../test_pairs", "-k", TRITON_PAIRS_LAWS),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pairs and sm_90")),
+            interpreted("laws", "../../test_pairs", "-k", DECLARED["PAIRS_LAWS"]),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and pairs and sm_90")),
         ),
         "cpu",
     ),
@@ -382,9 +381,9 @@ KINDS = {
         TRITON_ARITHMETIC,
         (
             copied(),
-            interpreted("laws", "../../test_pairwise", "-k", PAIRWISE_PATHS),
+            interpreted("laws", "../../test_pairwise", "-k", DECLARED["PAIRWISE_PATHS"]),
             interpreted("all laws", "../../test_pairwise", "-k", "triton and (kernels_agree or large or nothing)"),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pairwise and sm_90")),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and pairwise and sm_90")),
         ),
         "cpu",
     ),

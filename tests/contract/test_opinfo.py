@@ -67,7 +67,7 @@ def _setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(skeleton, "SMALL_ON_CPU", -1)
     torch.manual_seed(SEED)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # test_pointwise_drop_ins.py compares the warnings
+        warnings.simplefilter("ignore")  # test_drop_ins.py compares the warnings
         yield
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from drop_ins import DROP_INS, LARGE, DropIn
+from cases.drop_ins import DROP_INS, LARGE, DropIn
 from support import BACKENDS
 from torch import Tensor
 from torch._subclasses import FakeTensorMode

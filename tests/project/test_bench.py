@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fastloss.bench import environment, measure, plot, report
+from fastloss.bench import environment, measure, page, plot, report
 from fastloss.bench.cases import LOSSES, Case, all_cases
 from fastloss.bench.memory import peak_extra_bytes
 from fastloss.bench.providers import PROVIDERS, Pool, Step, Unavailable, loss_step
@@ -187,17 +187,14 @@ def test_a_saved_report_comes_back(tmp_path: Path) -> None:
     saved = make_report()
     saved.save(tmp_path / "results.json")
     loaded = report.load(tmp_path / "results.json")
-    assert report.readme_table(loaded) == report.readme_table(saved)
+    assert page.benchmarks([loaded]) == page.benchmarks([saved])
     assert loaded.skips == saved.skips
 
 
-def test_the_readme_keeps_its_text_and_marks_the_lost_case(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n")
-    report.write_readme(readme, [make_report()])
-    once = readme.read_text()
-    report.write_readme(readme, [make_report()])
-    assert readme.read_text() == once
+def test_the_readme_keeps_its_text_and_marks_the_lost_case() -> None:
+    readme = "before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n"
+    once = page.with_headline(readme, make_report())
+    assert page.with_headline(once, make_report()) == once
     assert once.startswith("before\n<!-- bench:begin -->\n")
     assert once.endswith("\n<!-- bench:end -->\nafter\n")
     assert "old" not in once
@@ -206,13 +203,28 @@ def test_the_readme_keeps_its_text_and_marks_the_lost_case(tmp_path: Path) -> No
     of_backends = make_report()
     for result in of_backends.results:
         result.provider = result.provider.replace("fastloss", "fastloss:cuda")
-    report.write_readme(readme, [of_backends])
     first = make_report().results[0].loss
-    assert readme.read_text() == once.replace(f"| {first} |", f"| {first} on cuda |")
+    assert page.with_headline(readme, of_backends) == once.replace(f"| {first} |", f"| {first} on cuda |")
 
-    readme.write_text("no markers")
     with pytest.raises(ValueError, match="bench:begin"):
-        report.write_readme(readme, [make_report()])
+        page.with_headline("no markers", make_report())
+
+
+def test_the_headline_is_in_the_registry() -> None:
+    known = {(case.loss.name, case.shape_name, case.dtype) for case in all_cases("cpu")}
+    assert set(page.HEADLINE_CASES) <= known
+    assert len(page.HEADLINE_CASES) <= 12
+
+
+def test_a_page_names_commit_and_machine_of_every_table() -> None:
+    first, second = make_report(), make_report()
+    first.environment |= {"commit": "abc1234", "device": "one machine"}
+    second.environment |= {"commit": "def5678", "device": "another machine"}
+    sections = page.benchmarks([first, second]).split("\n## ")[1:]
+    assert [section.count("\n| cross_entropy |") for section in sections] == [1, 1]
+    for section, names in zip(sections, (("abc1234", "one machine"), ("def5678", "another machine")), strict=True):
+        assert all(name in section for name in names)
+        assert "| 2.00x | 0.50x slower |" in section
 
 
 def test_the_chart_is_drawn(tmp_path: Path) -> None:

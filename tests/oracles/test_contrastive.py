@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from pairwise_cases import normal
+from cases.case import normal
 from support import assert_close, generator
 
 import fastloss
