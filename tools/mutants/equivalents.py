@@ -8,19 +8,19 @@ mutant to be read again.
 from __future__ import annotations
 
 EQUIVALENT: dict[str, dict[str, str]] = {
-    "csrc/cpu/pairs.cpp": {
+    "csrc/cpu/outer.cpp": {
         "for (int64_t start = 0; start <= targets; start += kChunk) {": "one chunk more, without a target",
         "return left <= S::lanes ? left : S::lanes;": "the same at a tie",
         "const int64_t end = targets - start <= kChunk ? targets : start + kChunk;": "the same at a tie",
         "for (int64_t j = 0; j <= p.targets; j += kTargets) {": "one tile more, without a target",
-        "for (int o = 0; o < F::operands; ++o) operand[o] = read(p.operand[o], start, sources, 3 - o);": "no loss over pairs has a second operand: o is 0",
+        "for (int o = 0; o < F::operands; ++o) operand[o] = read(work.operand[o], start, sources, 3 - o);": "no loss over pairs has a second operand: o is 0",
     },
     "csrc/cpu/pointwise.cpp": {
         "const V zero{}, one = zero - A(1);": "the weight of what has none; a mean divides it out",
         "for (int64_t at = start; at <= end; at += kTile) {": "one tile more, without elements",
         "for (int m = 0; m <= F::metrics; ++m) description->metric_kind[m] = F::metric_kind(m);": "one more of the places for metrics, which nobody reads",
         "for (int k = 0; k <= f.operands; ++k) gradient |= p.gradient[k].data != nullptr;": "one more of the places for operands, which are null, or 0, behind those of a loss",
-        "for (int k = 0; k <= f.operands; ++k) write(p.gradient[k], t.gradient[k], kMaxOperands + k);": "one more of the places for operands, which are null, or 0, behind those of a loss",
+        "for (int k = 0; k <= f.operands; ++k) write(kFirstGradient + k, t.gradient[k], kMaxOperands + k);": "one more of the places for operands, which are null, or 0, behind those of a loss",
         "for (int k = 0; k <= f.operands; ++k) t.constant[k] = A(p.constant[k]);": "one more of the places for operands, which are null, or 0, behind those of a loss",
         "for (int k = 0; k <= f.operands; ++k) {": "no loss has all kMaxOperands operands, and those it has not are null",
         "for (int k = 0; k <= F::operands; ++k) {": "no loss has all kMaxOperands operands, and those it has not are null",
@@ -29,27 +29,27 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "if constexpr (F::requirement != nullptr) outside -= live(f.valid(x) ? zero : one, zero);": "it is compared with 0 only",
         "constexpr bool measures = F::metrics >= 0;": "nobody measures a loss that has no metrics",
     },
-    "csrc/cuda/pairs.cu": {
-        "for (long long first = 0; first <= job.targets; first += kPairsTargets) {": "one tile more, without a target",
-        "const int count = left <= kPairsTargets ? int(left) : kPairsTargets;": "the same at a tie",
-        "long long tiles_of(const FastlossPairsCall& call) { return (call.sources + kPairsSources + 1) / kPairsSources; }": "one tile more, without a source",
-        "const unsigned blocks = blocks_for((call.rows + kPairsThreads + 1) / kPairsThreads);": "one block more, without a row",
+    "csrc/cuda/outer.cu": {
+        "for (long long first = 0; first <= job.targets; first += kOuterTargets) {": "one tile more, without a target",
+        "const int count = left <= kOuterTargets ? int(left) : kOuterTargets;": "the same at a tie",
+        "long long tiles_of(const OuterProblem& problem) { return (problem.sources + kOuterSources + 1) / kOuterSources; }": "one tile more, without a source",
+        "const unsigned blocks = blocks_for((problem.rows + kOuterThreads + 1) / kOuterThreads);": "one block more, without a row",
     },
-    "csrc/cuda/pointwise.cu": {
+    "csrc/cuda/pointwise/pointwise.cu": {
         "while (cut + 1 < it.dimensions && inner >= most) inner /= it.size[++cut];": "more slabs of the same elements",
         "const int64_t rows = most / inner >= 0 ? most / inner : 1;": "inner is at most most",
         "while (cut + 1 <= it.dimensions && inner > most) inner /= it.size[++cut];": "inside the last dimension there is 1 element, which is not too much",
         "while (cut - 1 < it.dimensions && inner > most) inner /= it.size[++cut];": "inside the last dimension there is 1 element, which is not too much",
         "return chunks <= kMaxPointwiseBlocks ? unsigned(chunks) : kMaxPointwiseBlocks;": "the same at a tie",
     },
-    "csrc/cuda/pointwise_access.cuh": {
+    "csrc/cuda/pointwise/access.cuh": {
         "for (int d = walk.dimensions - 1; d >= 0; --d) {": "nothing is left of the index after the outermost dimension",
         "return {value, uint32_t(((uint64_t(1) << 32) * ((uint64_t(1) << shift) + value)) / value + 1), shift};": "more by 2^33, of which 32 bits are kept",
     },
-    "csrc/cuda/pointwise_launch.cuh": {
+    "csrc/cuda/pointwise/launch.cuh": {
         "for (int m = 0; m <= Functor::metrics; ++m) results.kind[kFirstMetricSlot + m] = int(Functor::metric_kind(m));": "of 16 places the losses use 8 at most, and nobody reads the next one's kind",
     },
-    "csrc/cuda/pointwise_kernel.cuh": {
+    "csrc/cuda/pointwise/kernel.cuh": {
         ": Mode::packed || Functor::metrics >= 0                            ? 3": "4 blocks ask for at most 64 registers, and no kernel of theirs needs more",
         "if constexpr (M >= 0) {": "nobody asks for the weights of a loss without metrics",
         "for (int m = 0; m <= Functor::metrics; ++m) kinds |= uint64_t(Functor::metric_kind(m)) << 4 * m;": "the kind of a metric that there is not",
@@ -65,14 +65,14 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "const long long share = (count + gridDim.x + 1) / gridDim.x, begin = blockIdx.x * share;": "other shares of the same numbers",
         "return count <= kMaxSumThreads ? unsigned(count + 31) / 32 * 32 : unsigned(kMaxSumThreads);": "the same at a tie",
     },
-    "csrc/cuda/row_contiguous.cuh": {
+    "csrc/cuda/row/contiguous.cuh": {
         "for (int base = team.thread; base <= stretch.packs; base += kInFlight * team.threads) {": "the packs are asked for once more below",
         "const A target_y = Loss::modulated ? class_of(job.loss, slice.logits[target.index + slice.begin]) : A(0);": "a backward pass has no cluster, so the slice begins at 0",
     },
-    "csrc/cuda/row_math.cuh": {
+    "csrc/cuda/row/math.cuh": {
         "if (unsigned(index - first) <= unsigned(kCount)) {": "it saves the comparisons below, which decide",
     },
-    "csrc/cuda/row_strided.cuh": {
+    "csrc/cuda/row/strided.cuh": {
         "for (int c = int(threadIdx.y); c <= classes; c += kClassGroup * parts) {": "one group more, without a class",
         "if (c + (kClassGroup + 1) * parts < classes) {": "the other branch does the same, one at a time",
     },
@@ -80,7 +80,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "for (int u = 0; u <= kScaleInFlight; ++u) {": "a chunk has no pack for one more round",
         "const long long chunks_per_line = (length + chunk + 1) / chunk;": "one chunk more, without elements",
     },
-    "csrc/iteration.h": {
+    "csrc/layout.h": {
         "for (int t = 0; t <= tensors; ++t) it.stride[t][at] = stride[t][d];": "of the tensor behind the last all strides are 0",
         "for (int t = 0; merge && t <= tensors; ++t) merge = it.stride[t][last] == stride[t][d] * size[d];": "of the tensor behind the last all strides are 0",
         "for (int t = 0; t <= tensors; ++t) {": "of the tensor behind the last all strides are 0",
@@ -88,14 +88,14 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "bool merge = last > 0;": "fewer dimensions are merged, which takes longer and comes to the same",
         "if (sa != sb && sa != 0 && sb != 0) return sa >= sb;": "they differ",
     },
-    "csrc/losses/functions.h": {
+    "csrc/losses/math.h": {
         "const auto negative = x <= V{};": "both sigmoids of 0 are 1/2",
         "return ((x <= V{}) ? decay : V{} + 1.0f) / (decay + 1.0f);": "decay is 1 at 0",
     },
-    "csrc/losses/pairs.h": {
+    "csrc/losses/rl/distributional.h": {
         "const V pull = (u <= V{}) ? below : above;": "the pull is times u",
     },
-    "csrc/losses/policy.h": {
+    "csrc/losses/rl/policy.h": {
         "const auto beyond = (advantage <= zero) & (s.loss > dual_bound);": "at the advantage 0 both bounds are 0, and 0 > 0 is false",
     },
     "csrc/losses/regression.h": {
