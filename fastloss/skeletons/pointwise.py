@@ -25,31 +25,108 @@ from fastloss.core.arguments import (
     warn,
     wraps,
 )
+from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
 from fastloss.core.memo import Run
 from fastloss.core.reductions import AGGREGATIONS, weights
-from fastloss.operators.pointwise import MAX_DIMENSIONS, METRICS, PointwiseOperands, broadcast_shape
-from fastloss.skeletons.pointwise_autograd import OPERATORS, REFERENCES, Operators, pointwise_loss
+from fastloss.core.registry import LOSSES
+from fastloss.operators import NAMESPACES
+from fastloss.operators.pointwise import MAX_DIMENSIONS, METRICS, broadcast_shape
 
 _SMALL = f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours"
 _CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 _OPERAND_DTYPES = frozenset((*DTYPES, torch.bool, torch.uint8, torch.int32, torch.int64))
 
 
-class PointwisePlan(NamedTuple):
-    """How a call is computed, whatever its operands hold."""
+class _Operators(NamedTuple):
+    """Overloads: one takes a microsecond less than the packet of all that have its name."""
 
-    operands: PointwiseOperands
+    pointwise: Any
+    pointwise_backward: Any
+
+
+_OPERATORS = {
+    namespace: _Operators(
+        getattr(torch.ops, namespace).pointwise.default, getattr(torch.ops, namespace).pointwise_backward.default
+    )
+    for namespace in NAMESPACES
+}
+
+
+class PointwiseProblem(NamedTuple):
+    """A pointwise loss without its tensors: the operands that are tensors, then the others among the arguments, then
+    the scale."""
+
+    loss: str  # the kernel's name
+    constants: tuple[float, ...]
+    parameters: tuple[float, ...]
+    present: int
+    wanted_operands: int
+    masked: bool
+    factor: float
+    reduced: bool
+    measure: bool
+    dtype: int
+    wanted: tuple[int, ...]
+    differentiable: tuple[int, ...]
+    early: bool
+    weight: int  # place of the tensor that multiplies the losses; -1: there is none
+    scale: int
+    function: str  # the loss's name
     names: tuple[str, ...]  # of the operands that are tensors, among the arguments
-    wanted: tuple[int, ...]  # places, among those, of the ones whose gradients are wanted
-    weights: tuple[Tensor, ...]  # and scales
-    rest: dict[str, Any]  # the other arguments, by name, for the reference body
+    others: tuple[str, ...]  # of the other arguments that are tensors
+    rest: tuple[tuple[str, Any], ...]  # the arguments that are none
+
+    @property
+    def outputs(self) -> int:
+        return 2 if self.measure else 1
+
+    def forward(
+        self, namespace: str, tensors: Sequence[Tensor], early: bool
+    ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
+        loss, metrics, gradients = _OPERATORS[namespace].pointwise(
+            *self.operands(tensors, self.wanted_operands if early else 0), self.reduced, self.measure, self.dtype
+        )
+        return ((loss, metrics) if self.measure else (loss,)), gradients
+
+    def gradients(
+        self, namespace: str, tensors: Sequence[Tensor], state: Sequence[Tensor], upstream: Tensor
+    ) -> Gradients:
+        """An upstream gradient is one more factor of the elements, whether they have one each or one in all."""
+        operator = _OPERATORS[namespace].pointwise_backward
+        return operator(upstream, *self.operands(tensors, self.wanted_operands))
+
+    def reference(self, tensors: Sequence[Tensor]) -> Tensor:
+        arguments = dict(zip((*self.names, *self.others), tensors, strict=False))
+        if self.measure:
+            arguments["return_terms"] = False  # type: ignore[assignment]
+        return LOSSES[self.function].signature.reference(**{**dict(self.rest), **arguments})
+
+    def operands(self, tensors: Sequence[Tensor], wanted: int) -> tuple[Any, ...]:
+        """Those of `pointwise_backward` after the upstream gradient, with which `pointwise` begins."""
+        return (
+            tensors[: len(self.names)],
+            tensors[self.weight] if self.weight >= 0 else None,
+            tensors[self.scale] if self.scale >= 0 else None,
+            self.loss,
+            self.constants,
+            self.parameters,
+            self.present,
+            wanted,
+            self.masked,
+            self.factor,
+        )
+
+
+class PointwisePlan(NamedTuple):
+    """How a call is computed, whatever its tensors hold."""
+
+    problem: PointwiseProblem
     dtype: torch.dtype  # of the returned loss
     metrics: Mapping[str, str] | None  # the terms to return beside the loss
-    fused: Pointwise
 
-    def run(self, tensors: Sequence[Tensor], operators: Operators) -> Any:
+    def run(self, tensors: Sequence[Tensor], namespace: str) -> Any:
         """The loss, or (loss, terms), differentiably."""
-        result = pointwise_loss(self, tensors, operators)
+        result = differentiate(self.problem, namespace, tensors)
         if self.metrics is None:
             return result if result.dtype is self.dtype else result.to(self.dtype)
         loss, metrics = result
@@ -59,31 +136,27 @@ class PointwisePlan(NamedTuple):
 class PointwiseCall(NamedTuple):
     """A call of a pointwise loss, ready for an operator."""
 
-    tensors: list[Tensor]  # the operands that are tensors
+    tensors: list[Tensor]  # as its problem wants them
     plan: PointwisePlan
-
-    @property
-    def operands(self) -> PointwiseOperands:
-        return self.plan.operands
 
     @property
     def device_type(self) -> str:
         return self.tensors[0].device.type
 
     def run(self, namespace: str) -> Any:
-        return self.plan.run(self.tensors, OPERATORS[namespace])
+        return self.plan.run(self.tensors, namespace)
 
     def repeated(self, tensors: list[Tensor], namespace: str) -> Run | None:
         """Only if the operands are the caller's own tensors, each once, and there are no others."""
-        plan, operators, places = self.plan, OPERATORS[namespace], [id(x) for x in tensors]
+        plan, places = self.plan, [id(x) for x in tensors]
         order = [places.index(id(x)) for x in self.tensors if id(x) in places]
         if sorted(order) != list(range(len(self.tensors))) or len(tensors) != len(self.tensors):
             return None
-        if plan.weights:
+        if len(self.tensors) != len(plan.problem.names):
             return None
         if order == sorted(order):
-            return lambda tensors: plan.run(tensors, operators)
-        return lambda tensors: plan.run([tensors[place] for place in order], operators)
+            return lambda tensors: plan.run(tensors, namespace)
+        return lambda tensors: plan.run([tensors[place] for place in order], namespace)
 
 
 class Pointwise:
@@ -152,7 +225,7 @@ class Pointwise:
         self._how = "aggregation" if "aggregation" in defaults else "reduction"
         self._default_reduction = defaults.get(self._how, "mean")
         name = self.signature.name
-        REFERENCES[name] = self
+        LOSSES[name] = self
         self._may_differ = tuple(name in self.differentiable for name in self.operands)
 
     def kernel_name(self, bound: Mapping[str, Any]) -> str:
@@ -183,7 +256,6 @@ class Pointwise:
         tensors: list[Tensor] = []
         names, constants, places = [], [], []
         present = wanted = 0
-        graded = torch.is_grad_enabled()
         for k, name in enumerate(self.operands):
             value = bound.get(name)
             if value is None:
@@ -193,7 +265,7 @@ class Pointwise:
                 names.append(name)
                 constants.append(0.0)
                 present |= 1 << k
-                if graded and value.requires_grad and self._may_differ[k]:
+                if self._may_differ[k] and gradient_wanted(value):
                     wanted |= 1 << k
                     places.append(len(names) - 1)
             elif isinstance(value, (int, float)):
@@ -244,12 +316,14 @@ class Pointwise:
         measure = bool(bound.get("return_terms", False))
         if measure and torch._C._are_functorch_transforms_active():
             return "return_terms under a transform of torch.func"
-        operands = PointwiseOperands(
-            weight,
-            scale,
+        others = {name: value for name, value in bound.items() if name not in names and isinstance(value, Tensor)}
+        differentiable = [place for place, name in enumerate(names) if name in self.differentiable]
+        # In the order of the problem: the operands, the other arguments (the weight is one of them), the scale.
+        every = [*tensors, *others.values()]
+        problem = PointwiseProblem(
             self.kernel_name(bound),
-            constants,
-            parameters,
+            tuple(constants),
+            tuple(parameters),
             present,
             wanted,
             masked,
@@ -257,13 +331,18 @@ class Pointwise:
             how != "none",
             measure,
             code,
+            tuple(places),
+            tuple(differentiable),
+            how != "none" and all(tensors[place].dtype != torch.float16 for place in places),
+            -1 if weight is None else next(place for place, x in enumerate(every) if x is weight),
+            -1 if scale is None else len(every),
+            self.signature.name,
+            tuple(names),
+            tuple(others),
+            tuple((name, value) for name, value in bound.items() if not isinstance(value, Tensor)),
         )
-        rest = {name: value for name, value in bound.items() if name not in names}
-        weights = tuple(x for x in (weight, scale) if x is not None)
-        plan = PointwisePlan(
-            operands, tuple(names), tuple(places), weights, rest, dtype, self.metrics if measure else None, self
-        )
-        return PointwiseCall(tensors, plan)
+        plan = PointwisePlan(problem, dtype, self.metrics if measure else None)
+        return PointwiseCall(every if scale is None else [*every, scale], plan)
 
     def _weighting(
         self, how: Any, shape: torch.Size, bound: dict[str, Any], first: Tensor
@@ -317,13 +396,6 @@ class Pointwise:
             args = tuple(_widened(x) for x in args)
             kwargs = {name: _widened(x) for name, x in kwargs.items()}
         return self.signature.reference(*args, **kwargs)
-
-    def reference_on(self, bound: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
-        """The loss by the reference body with some of the tensors of a call replaced."""
-        arguments = {**bound, **tensors}
-        if "return_terms" in arguments:
-            arguments["return_terms"] = False
-        return self.signature.reference(**arguments)
 
 
 def _refused(tensors: list[Tensor]) -> str | None:

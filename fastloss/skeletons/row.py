@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,10 +24,64 @@ from fastloss.core.arguments import (
     reduction_of,
     wraps,
 )
-from fastloss.operators.row import NONE, REDUCTIONS, RowOperands, row_layout
-from fastloss.skeletons.row_autograd import REFERENCES, row_loss
+from fastloss.core.autograd import Gradients, differentiate, differentiate_in_place, gradient_wanted
+from fastloss.core.registry import LOSSES
+from fastloss.operators.row import MEAN, NONE, REDUCTIONS, RowOperands, denominator, row_count, row_layout
 
 SMALL = f"up to {SMALL_ON_CPU} logits on a CPU, torch's own kernels are quicker than the way to ours"
+
+
+class RowProblem(NamedTuple):
+    """A row loss without its tensors, which are the logits, the target and, if there are any, the class weights."""
+
+    loss: str
+    parameters: tuple[float, ...]
+    ignore_index: int
+    reduction: int
+    wanted: tuple[int, ...]
+    early: bool
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    @property
+    def differentiable(self) -> tuple[int, ...]:
+        return self.wanted
+
+    @property
+    def reduced(self) -> bool:
+        return self.reduction != NONE
+
+    def forward(self, namespace: str, tensors: Sequence[Tensor], early: bool) -> tuple[tuple[Tensor], Gradients]:
+        operators = getattr(torch.ops, namespace)
+        operator = operators.row_forward_backward if early else operators.row_forward
+        loss, known = operator(*self._operands(tensors), self.reduction)
+        return (loss,), (known,)
+
+    def forward_in_place(self, namespace: str, tensors: Sequence[Tensor]) -> Tensor:
+        """The loss; the logits become its gradient."""
+        return getattr(torch.ops, namespace).row_forward_backward_(*self._operands(tensors), self.reduction)
+
+    def gradients(
+        self, namespace: str, tensors: Sequence[Tensor], state: Sequence[Tensor], upstream: Tensor
+    ) -> Gradients:
+        logits, target, weight, *how = self._operands(tensors)
+        if self.reduction == MEAN:
+            upstream = upstream / denominator(logits, target, weight, self.ignore_index)
+        if self.reduced:
+            upstream = upstream.to(state[0].dtype).expand(row_count(logits))
+        row_backward = getattr(torch.ops, namespace).row_backward
+        return (row_backward(upstream.contiguous(), logits, target, weight, *state, *how),)
+
+    def reference(self, tensors: Sequence[Tensor]) -> Tensor:
+        logits, *operands = self._operands(tensors)
+        return LOSSES[self.loss].on_operands(RowOperands(*operands, self.reduction), logits)  # type: ignore[call-arg]
+
+    def _operands(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Those of the row operators before the reduction."""
+        weight = tensors[2] if len(tensors) > 2 else None
+        return tensors[0], tensors[1], weight, self.loss, self.parameters, self.ignore_index
 
 
 class RowCall(NamedTuple):
@@ -45,7 +99,13 @@ class RowCall(NamedTuple):
 
     def run(self, namespace: str) -> Tensor:
         """Computes the loss with the operators of a namespace, differentiably."""
-        loss = row_loss(self.logits, self.operands, self.inplace, namespace)
+        o = self.operands
+        wanted = (0,) if gradient_wanted(self.logits) else ()
+        early = bool(wanted) and o.reduction != NONE and self.logits.dtype != torch.float16
+        problem = RowProblem(o.loss, tuple(o.parameters), o.ignore_index, o.reduction, wanted, early)
+        tensors = (self.logits, o.target) if o.weight is None else (self.logits, o.target, o.weight)
+        run = differentiate_in_place if self.inplace and early else differentiate
+        loss = run(problem, namespace, tensors)
         if loss.dtype != self.dtype:
             loss = loss.to(self.dtype)
         return loss.view(self.shape) if self.operands.reduction == NONE and self.shape != loss.shape else loss
@@ -80,7 +140,7 @@ class Row:
 
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, self.parameters)
-        REFERENCES[self.signature.name] = self
+        LOSSES[self.signature.name] = self
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the reference body answers."""
