@@ -9,10 +9,10 @@ import pytest
 import row_cases as cases
 import torch
 import torch.nn.functional as F
-from fastloss.core.registry import LOSSES
 from support import BACKENDS, assert_close, generator, to
 
 import fastloss
+from fastloss.core.registry import LOSSES
 from fastloss.skeletons.linear import LinearRow
 from fastloss.tiles import linear as chunked
 

@@ -237,7 +237,7 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
                 def override() -> Any:
                     # torch's own function where it takes the call: that is the one which subclasses know
                     theirs = counterpart is not None and torchs_arguments.issuperset(kwargs)
-                    function = counterpart if theirs else loss
+                    function: Any = counterpart if theirs else loss
                     return handle_torch_function(function, arguments.overriding(args, kwargs), *args, **kwargs)
 
                 return Resolution(chosen, override, arguments.OVERRIDDEN)

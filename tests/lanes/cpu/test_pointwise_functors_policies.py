@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from fastloss.core.registry import LOSSES
 from support import generator
 from torch import Tensor
 
 from fastloss import alignment, rl
+from fastloss.core.registry import LOSSES
 
 host = pytest.importorskip("fastloss._host", reason="the C++ part is not built")
 
