@@ -20,7 +20,7 @@ class Call {
        bool masked, double factor)
       : loss_(take(loss)), operands_(operands), place_(first_of(operands)), sizes_(broadcast_shape(operands)) {
     if (!fastloss_pointwise_describe(loss_.c_str(), &description_)) refuse(meaning_of(kUnknownLoss));
-    if (int(constants.size()) != description_.operands) refuse(meaning_of(kWrongOperands));
+    if (constants.size() > size_t(kMaxOperands)) refuse(meaning_of(kWrongOperands));
     PointwiseProblem& p = problem_;
     p.loss = loss_.c_str();
     p.parameters = parameters.data();
