@@ -47,7 +47,7 @@ def dangling(text: str) -> list[str]:
     mentioned = {match.group().rstrip("./") for pattern in (FILE, INSIDE) for match in pattern.finditer(text)}
 
     def exists(path: str) -> bool:
-        any_name = re.sub(r"\b[FS]\b", "*", path)
+        any_name = re.sub(r"(?<![a-zA-Z])[FS](?![a-zA-Z])", "*", path)
         if "*" not in any_name:
             return path in KNOWN
         pattern = re.compile(re.escape(any_name).replace(r"\*", "[^/]*"))

@@ -16,8 +16,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "for (int o = 0; o < F::operands; ++o) operand[o] = read(work.operand[o], start, sources, 3 - o);": "no loss over pairs has a second operand: o is 0",
     },
     "csrc/cpu/pointwise.cpp": {
-        "sum = value >= sum || value != value ? value : sum;": "the same at a tie",
-        "sum = value <= sum || value != value ? value : sum;": "the same at a tie",
         "const V zero{}, one = zero - A(1);": "the weight of what has none; a mean divides it out",
         "for (int64_t at = start; at <= end; at += kTile) {": "one tile more, without elements",
         "for (int k = 0; k <= f.operands; ++k) gradient |= p.gradient[k].data != nullptr;": "one more of the places for operands, which are null, or 0, behind those of a loss",
@@ -33,9 +31,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "csrc/cpu/tiles.h": {
         "for (int64_t i = 0; i <= run; i += kLanes) {": "one vector more, without elements",
-    },
-    "csrc/operators/pointwise.cpp": {
-        "problem_.measure = measure && description_.metrics >= 0;": "of no metrics there are none",
     },
     "csrc/cuda/outer.cu": {
         "for (long long first = 0; first <= job.targets; first += kOuterTargets) {": "one tile more, without a target",
@@ -122,7 +117,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "triton_kernels/pairwise_kernels.py": {
         "there = (row <= rows)[:, None] & (column < columns)[None, :]": "nothing is stored of the row behind the last",
-        "z = tl.where(there == there, z, float(\"-inf\"))": "the weights of pairs that are not there become 0 below",
+        'z = tl.where(there == there, z, float("-inf"))': "the weights of pairs that are not there become 0 below",
     },
     "triton_kernels/pairwise_losses.py": {
         "return tl.maximum(z, 0.0) + log1p, tl.where(z <= 0.0, decay, one) / rounded": "decay is 1 at 0",

@@ -244,7 +244,8 @@ namespace emulator __attribute__((visibility("hidden"))) {
 extern "C" {
 #define EMULATOR_API __attribute__((visibility("default"), used)) inline
 EMULATOR_API const char* emulator_last_error() { return emulator::state().last_error.c_str(); }
-// From now on launches are checked and counted, and not run; or run again. Returns the blocks launched since the last call.
+// From now on launches are checked and counted, and not run; or run again. Returns the blocks launched since the last
+// call.
 EMULATOR_API uint64_t emulator_rehearse(int on) {
   emulator::State& s = emulator::state();
   s.rehearsing = on != 0;
