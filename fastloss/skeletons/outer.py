@@ -20,7 +20,7 @@ from fastloss.core.arguments import (
     wraps,
 )
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
-from fastloss.core.reductions import weights
+from fastloss.core.reductions import check_fit, weights
 from fastloss.core.registry import LOSSES
 from fastloss.operators.outer import OuterOperands, accumulator
 
@@ -126,7 +126,15 @@ class Outer:
         LOSSES[self.signature.name] = self
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the reference body answers."""
+        """What the reference body answers.
+
+        Raises:
+            ValueError: for weights, a mask or a normalizer that do not fit the rows, as in `lower`.
+        """
+        source = args[0] if args else kwargs.get(self._names[0])
+        if isinstance(source, Tensor):
+            tensors = {name: kwargs.get(name) for name in ("mask", "weights")}
+            check_fit(source.shape[:-1], source.device, kwargs.get("normalizer"), **tensors)
         return self.signature.reference(*args, **kwargs)
 
     def on_operands(self, call: OuterOperands, source: Tensor) -> Tensor:
@@ -214,26 +222,21 @@ def _weighting(
 ) -> tuple[float, Tensor | None] | str:
     """(factor of all rows, factors of the rows or None)"""
     mask, row_weights, normalizer = bound.get("mask"), bound.get("weights"), bound.get("normalizer")
+    check_fit(rows, source.device, normalizer, mask=mask, weights=row_weights)
     for x in (mask, row_weights):
         if x is None:
             continue
-        if not isinstance(x, Tensor) or x.device != source.device:
-            return Invalid("the weights of the rows are no tensor on the device of the source")
         if x.requires_grad:
             return "the weights of the rows require a gradient"
         if x.is_complex():
             return Invalid("the weights of the rows are complex")
-        if x.dim() > len(rows) or any(n not in (1, m) for n, m in zip(x.shape[::-1], rows[::-1], strict=False)):
-            return Invalid("the weights of the rows do not broadcast to them")
-    if isinstance(normalizer, Tensor) and (normalizer.dim() or normalizer.device != source.device):
-        return Invalid("the normalizer is not a number or a 0-d tensor on the device of the source")
     try:
         factor, scale = weights(reduction, rows, mask, normalizer)
     except ValueError as error:
         return Invalid(str(error))
     if scale is not None and scale.requires_grad:
         return "the normalizer requires a gradient"
-    total = scale
+    total = None if scale is None else scale.to(source.device)
     for x in (row_weights, mask):
         if x is not None:  # 0 stays 0, whatever the scale
             total = x.to(dtype) if total is None else torch.where(x != 0, total * x, 0)

@@ -27,13 +27,14 @@ from fastloss.core.arguments import (
 )
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
 from fastloss.core.memo import Run
-from fastloss.core.reductions import AGGREGATIONS, weights
+from fastloss.core.reductions import AGGREGATIONS, check_fit, weights
 from fastloss.core.registry import LOSSES
 from fastloss.operators import NAMESPACES
 from fastloss.operators.pointwise import MAX_DIMENSIONS, METRICS, broadcast_shape
 
 _SMALL = f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours"
 _CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
+_NARROW = (torch.int8, torch.int16)  # which the kernels take as int32
 _OPERAND_DTYPES = frozenset((*DTYPES, torch.bool, torch.uint8, torch.int32, torch.int64))
 
 
@@ -181,6 +182,7 @@ class Pointwise:
         batchmean: is reduction="batchmean" the sum divided by the length of the first dimension?
         drop_in: torch has this loss as one kernel, which answers for small inputs on a CPU.
         autocast: the device types on which autocast runs the loss in float32, as it does with torch's.
+        weighted_autocast: the same for calls with a weight, which torch composes of other functions; default: the same.
         prepare: rewrites the arguments of a call (by name, defaults not filled in) before they are lowered, or says why
             they cannot be. Its result must be as good an argument of the body, and the same if prepared again. What it
             does depends on what :func:`fastloss.core.memo.describe` sees, or it replaces a tensor.
@@ -201,6 +203,7 @@ class Pointwise:
         batchmean: bool = False,
         drop_in: bool = False,
         autocast: tuple[str, ...] = DEVICES,
+        weighted_autocast: tuple[str, ...] | None = None,
         prepare: Callable[[dict[str, Any]], dict[str, Any] | str] | None = None,
     ) -> None:
         self.operands = operands
@@ -215,6 +218,7 @@ class Pointwise:
         self.batchmean = batchmean
         self.drop_in = drop_in
         self.autocast = autocast
+        self.weighted_autocast = autocast if weighted_autocast is None else weighted_autocast
         self.prepare = prepare
         # A drop-in may have to warn, in every call, and torch's kernel answers its small ones.
         self.repeats = not drop_in
@@ -261,7 +265,7 @@ class Pointwise:
             if value is None:
                 value = self.constants.get(name)
             if isinstance(value, Tensor):
-                tensors.append(value)
+                tensors.append(value.int() if value.dtype in _NARROW else value)
                 names.append(name)
                 constants.append(0.0)
                 present |= 1 << k
@@ -311,7 +315,7 @@ class Pointwise:
         code = _CODES.get(dtype)
         if code is None:
             return Invalid("no operand is floating-point")
-        if code > 1 and first.device.type in self.autocast and autocast_applies(first):
+        if code > 1 and self._narrows(first, weight if self.weight else None):
             dtype, code = torch.float32, 0
         measure = bool(bound.get("return_terms", False))
         if measure and torch._C._are_functorch_transforms_active():
@@ -352,6 +356,10 @@ class Pointwise:
         plain = mask is None and weight is None and bound.get("normalizer") is None
         if plain and (how == "mean" or (how == "token-mean" and self._how == "aggregation")):
             return None, False, 1.0 / math.prod(shape), None
+        normalizer = bound.get("normalizer")
+        check_fit(shape, first.device, normalizer, mask=mask)
+        if mask is not None and mask.dtype in _NARROW:
+            mask = mask.int()
         for x in (mask, weight):
             if x is None:
                 continue
@@ -373,29 +381,46 @@ class Pointwise:
             return None, False, 1.0 / (first.shape[0] if first.dim() else 1), None
         if how not in ("mean", "sum", *AGGREGATIONS) or (self._how == "reduction" and how in AGGREGATIONS[1:]):
             return Invalid(f"no reduction {how!r}")
-        normalizer = bound.get("normalizer")
-        if isinstance(normalizer, Tensor) and (normalizer.dim() or normalizer.device != first.device):
-            return Invalid("the normalizer is not a number or a 0-d tensor on the device of the operands")
-        if mask is not None:
-            try:
-                mask.expand(shape)
-            except RuntimeError:
-                return Invalid("the mask does not broadcast to the losses")
         try:
             factor, scale = weights(how, shape, mask, normalizer)
         except ValueError as error:
             return Invalid(str(error))
         if scale is not None and scale.requires_grad:
             return "the normalizer requires a gradient"
+        if scale is not None:
+            scale = scale.to(first.device)
         return mask, mask is not None, factor, scale
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the reference body answers; under autocast in float32, as torch's own losses."""
+        """What the reference body answers; under autocast in float32, as torch's own losses.
+
+        Raises:
+            ValueError: for a mask or a normalizer that does not fit the losses, as in `lower`.
+        """
         first = args[0] if args else kwargs.get(self.operands[0])
-        if isinstance(first, Tensor) and first.device.type in self.autocast and autocast_applies(first):
+        if kwargs.get("mask") is not None or isinstance(kwargs.get("normalizer"), Tensor):
+            self._check_fit(args, kwargs)
+        weight = (self.signature.bind(args, kwargs) or {}).get(self.weight) if self.weight else None
+        if isinstance(first, Tensor) and self._narrows(first, weight):
             args = tuple(_widened(x) for x in args)
             kwargs = {name: _widened(x) for name, x in kwargs.items()}
         return self.signature.reference(*args, **kwargs)
+
+    def _check_fit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        bound = self.signature.bind(args, kwargs)
+        if bound is None:
+            return  # the body raises Python's error
+        tensors = [x for x in map(bound.get, self.operands) if isinstance(x, Tensor)]
+        try:
+            shape = broadcast_shape(tensors)
+        except RuntimeError:
+            shape = tensors[0].shape  # the body rearranges the others, or says that they do not broadcast
+        check_fit(shape, tensors[0].device, bound.get("normalizer"), mask=bound.get("mask"))
+
+    def _narrows(self, first: Tensor, weight: Any) -> bool:
+        """Does autocast have the loss in float32?"""
+        devices = self.autocast if weight is None else self.weighted_autocast
+        return first.device.type in devices and autocast_applies(first)
 
 
 def _refused(tensors: list[Tensor]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from fastloss.core.arguments import (
     Signature,
     accumulator_dtype,
     autocast_applies,
+    check_range,
     differentiation_refused,
     reduction_of,
     wraps,
@@ -208,8 +208,8 @@ class Row:
                 return Invalid("soft targets are floating-point and have no ignore_index")
         elif target.shape != batch_shape(shape):
             return Invalid("input and target do not match")
-        elif target.dtype != torch.int64:
-            return Invalid("index targets are int64")
+        elif target.dtype != torch.int64 and (target.dtype != torch.uint8 or len(shape) > 2):
+            return Invalid("index targets are int64, or uint8 for logits of one or two dimensions")
         if 0 in shape:
             return EMPTY
         if not dtype.is_floating_point:
@@ -227,7 +227,7 @@ class Row:
         if weight is not None:
             if not isinstance(weight, Tensor) or weight.shape != (classes,) or weight.device != device:
                 return Invalid("the class weights do not match the logits")
-            if weight.dtype != dtype and not (narrow and weight.is_floating_point()):
+            if weight.dtype != dtype and not (narrow and weight.is_floating_point() and weight.dtype != torch.float64):
                 return Invalid("the class weights have another dtype than the logits")
             if weight.requires_grad:
                 return "the class weights require a gradient"
@@ -239,9 +239,9 @@ class Row:
         reason = differentiation_refused()
         if reason is not None:
             return reason
-        if device.type == "cuda" and not soft and os.environ.get("FASTLOSS_VALIDATE") == "1":
-            _validate(target, classes, ignore_index)
-        target = target if soft else target.reshape(-1).contiguous()
+        if device.type == "cuda" and not soft:
+            check_range(target, classes, ignore_index)  # on a CPU the kernel does
+        target = target if soft else target.reshape(-1).long().contiguous()
         return RowOperands(target, weight, self.signature.name, parameters, ignore_index, reduction)
 
 
@@ -267,10 +267,3 @@ def _rows(matrix: Tensor, class_contiguous: bool) -> Tensor:
     elif matrix.dim() > 2:
         matrix = matrix.movedim(1, -1).flatten(0, -2) if class_contiguous else matrix.flatten(2)
     return row_layout(matrix)
-
-
-def _validate(target: Tensor, classes: int, ignore_index: int) -> None:
-    """A readable error before a launch, at the price of a synchronisation; opt-in by FASTLOSS_VALIDATE=1."""
-    wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)
-    if wrong.any():
-        raise IndexError(f"Target {target[wrong][0].item()} is out of bounds.")

@@ -14,8 +14,7 @@ from support import BACKENDS
 
 import fastloss
 from fastloss.cli import doctor
-from fastloss.core import dispatch
-from fastloss.skeletons import row
+from fastloss.core import arguments, dispatch
 
 needs_cpu = pytest.mark.skipif(("cpu", "cpu") not in BACKENDS, reason=str(dispatch.unavailable("cpu", "cpu")))
 
@@ -95,8 +94,6 @@ def test_explicit_backends_never_fall_back():
     with fastloss.backend("cpu"):
         with pytest.raises(fastloss.BackendError, match="temperature is a tensor"):
             fastloss.cross_entropy(x, y, temperature=torch.tensor(2.0))
-        with pytest.raises(fastloss.BackendError, match="index targets are int64"):
-            fastloss.cross_entropy(x, y.to(torch.uint8))  # torch takes uint8
         with pytest.raises(fastloss.BackendError, match="no kernels for meta tensors"):
             fastloss.cross_entropy(x.to("meta"), y.to("meta"))
     with fastloss.backend("cuda"), pytest.raises(fastloss.BackendError, match="it does not compute on cpu tensors"):
@@ -164,7 +161,7 @@ def test_operators_pass_opcheck():
 def test_validation_before_a_launch():
     """What FASTLOSS_VALIDATE=1 runs for CUDA tensors."""
     target = torch.tensor([0, 4, -100, 7])
-    row._validate(target, 8, -100)
+    arguments.check_range(target, 8, -100)
     for wrong in (target.clone().fill_(8), torch.tensor([-1])):
         with pytest.raises(IndexError, match=f"Target {wrong[0]} is out of bounds"):
-            row._validate(wrong, 8, -100)
+            arguments.check_range(wrong, 8, -100)

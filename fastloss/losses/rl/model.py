@@ -6,8 +6,16 @@ import torch
 from torch import Tensor
 
 from fastloss.core.dispatch import fused
-from fastloss.core.dtypes import result_dtype, widened
-from fastloss.skeletons.comparisons import IGNORED, SoftmaxPairs, check_matrix, check_reduction, scale_of, unit
+from fastloss.core.dtypes import result_dtype
+from fastloss.skeletons.comparisons import (
+    IGNORED,
+    SoftmaxPairs,
+    check_matrix,
+    check_reduction,
+    one_precision,
+    scale_of,
+    unit,
+)
 from fastloss.skeletons.similarity import Similarity
 
 __all__ = ["curl_loss", "temporal_contrastive_loss"]
@@ -17,7 +25,7 @@ def _curl_pairs(query: Tensor, key: Tensor, weight: Tensor, temperature: float |
     check_matrix(query, "query")
     check_matrix(key, "key", rows=query.shape[0])
     check_matrix(weight, "weight", key.shape[1], query.shape[1])
-    query, key, weight = widened(query, key.detach(), weight)
+    query, key, weight = one_precision(query=query, key=key.detach(), weight=weight)
     projected = query @ weight
     target = torch.arange(query.shape[0], device=query.device)
     return SoftmaxPairs(projected, key, scale_of(temperature, projected), None, target)
@@ -90,7 +98,7 @@ def _temporal_pairs(
         raise ValueError(f"predictions must have the shape of states, got {tuple(predictions.shape)}")
     if episodes is not None and episodes.shape != states.shape[:2]:
         raise ValueError(f"episodes must have the shape {tuple(states.shape[:2])}, got {tuple(episodes.shape)}")
-    states, anchors = widened(states, states if predictions is None else predictions)
+    states, anchors = one_precision(states=states, predictions=states if predictions is None else predictions)
     query = unit(anchors.narrow(time_dim, 0, length - offset).flatten(0, 1), normalize)
     key = unit(states.narrow(time_dim, offset, length - offset).flatten(0, 1), normalize)
     target = torch.arange(query.shape[0], device=query.device)
