@@ -191,6 +191,9 @@ def linear_cross_entropy(
     Raises:
         Torch's exceptions for arguments that do not fit, and those of :func:`cross_entropy`.
 
+    Source:
+        Gradients of chunks in forward: Hsu et al. 2024 (Liger Kernel), arXiv:2410.10989.
+
     Example:
         >>> hidden, head = torch.randn(8, 4), torch.randn(10, 4, requires_grad=True)
         >>> linear_cross_entropy(hidden, head, torch.arange(8)).backward()

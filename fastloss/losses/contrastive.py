@@ -307,6 +307,9 @@ def moco_loss(
         - query, key: (N, D); queue: (K, D)
         - output: (N,) for ``"none"``, else ()
 
+    Returns:
+        The loss, in the dtype of ``query``; all arithmetic is in float32 at least.
+
     Raises:
         ValueError: shapes that do not fit, a hyper-parameter out of range.
 
@@ -416,6 +419,9 @@ def siglip_loss(
     Shape:
         - image, text: (N, D)
         - output: (N,) for ``"none"``, else ()
+
+    Returns:
+        The loss, in the dtype of ``image``; all arithmetic is in float32 at least.
 
     Raises:
         ValueError: shapes that do not fit.

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fastloss.core.arguments import DTYPES
 
-MAX_DIMENSIONS = 8  # as in csrc/iteration.h
+MAX_DIMENSIONS = 8  # as in csrc/layout.h
 
 METRICS: dict[str, int] = {}
 """The number of metrics of every pointwise loss that has some, by its kernel's name."""

@@ -99,7 +99,7 @@ class Outer:
     """What :func:`fastloss.core.dispatch.fused` has to know of a loss over all pairs of elements within a row.
 
     The first two arguments are the sources (*, N), which are differentiated, and the targets (*, M), which are not. The
-    functor (csrc/losses/pairs.h) and the Triton helper are found under the function's own name. These arguments mean
+    functor (csrc/losses) and the Triton helper are found under the function's own name. These arguments mean
     the same in every loss: ``reduction``, ``weights``, ``mask``, ``normalizer``.
 
     Args:

@@ -115,7 +115,7 @@ class Row:
     """What :func:`fastloss.core.dispatch.fused` has to know of a loss over rows of logits.
 
     The loss has torch's conventions: ``input``, ``target``, ``ignore_index``, ``reduction``. The functor
-    (csrc/losses/row.h) and the Triton helper are found under the function's own name.
+    (csrc/losses/contracts/row.h) and the Triton helper are found under the function's own name.
 
     Args:
         parameters: the hyper-parameters that the kernels take, in the order in which they take them.

@@ -94,8 +94,6 @@ def test_explicit_backends_never_fall_back():
     with fastloss.backend("cpu"):
         with pytest.raises(fastloss.BackendError, match="temperature is a tensor"):
             fastloss.cross_entropy(x, y, temperature=torch.tensor(2.0))
-        with pytest.raises(fastloss.BackendError, match="index targets are int64"):
-            fastloss.cross_entropy(x, y.to(torch.uint8))  # torch takes uint8
         with pytest.raises(fastloss.BackendError, match="no kernels for meta tensors"):
             fastloss.cross_entropy(x.to("meta"), y.to("meta"))
     with fastloss.backend("cuda"), pytest.raises(fastloss.BackendError, match="it does not compute on cpu tensors"):

@@ -15,7 +15,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-DECLARED = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tests" / "lanes" / "triton" / "laws.py"))
+ROOT = Path(__file__).resolve().parents[2]
+DECLARED = runpy.run_path(str(ROOT / "tests" / "lanes" / "triton" / "laws.py"))
 QUICK_LAWS = (
     "(kernels_agree and not bfloat16 and not float16) or bits or special or ignored or inplace or range or edges or "
     "test_softmax_focal"
@@ -155,9 +156,26 @@ TRITON_ARITHMETIC = (
     (r"(?<!tl\.)maximum\(", "minimum("),
 )
 
+
+def pointwise_families() -> list[str]:
+    """The headers with a table of pointwise losses."""
+    headers = sorted((ROOT / "csrc" / "losses").rglob("*.h"))
+    return [
+        str(path.relative_to(ROOT))
+        for path in headers
+        if "#define FASTLOSS_POINTWISE_" in path.read_text() and path.name != "all.h"
+    ]
+
+
 KINDS = {
     "cpu": Kind(
-        ("csrc/losses/row.h", "csrc/cpu/row.cpp", "csrc/cpu/vectors.h", "csrc/cpu/row_operators.cpp"),
+        (
+            "csrc/losses/contracts/row.h",
+            "csrc/losses/classification.h",
+            "csrc/cpu/row.cpp",
+            "csrc/cpu/simd/lanes.h",
+            "csrc/operators/row.cpp",
+        ),
         (
             (r"i < size\)", "i + 1 < size)"),
             (r"C - start < kChunk", "C - start + 1 < kChunk"),
@@ -171,8 +189,8 @@ KINDS = {
             (r"(subtract_target<Dense>\([^;]*\));", ";"),
             (r"if \(contiguous_gradient\) memset[^;]*;", ""),
             (r" - sums\.max\)", " + sums.max)"),
-            (r"p\.inverse_denominator \?", "false ?"),
-            (r"p\.row_factor \? factor \* [^:]*:", "false ? factor :"),
+            (r"1\.0 / counted : 1\.0", "1.0 : 1.0"),
+            (r"p\.loss_gradient \? factor \* [^:]*:", "false ? factor :"),
             (r"y\[row\] < 0 \|\| ", ""),
             (r"y\[row\] >= classes", "y[row] > classes"),
             (r"\+\+counted;", ""),
@@ -199,12 +217,12 @@ KINDS = {
     ),
     "cuda": Kind(
         (
-            "csrc/cuda/row_math.cuh",
-            "csrc/cuda/row_contiguous.cuh",
-            "csrc/cuda/row_team.cuh",
-            "csrc/cuda/row_strided.cuh",
+            "csrc/cuda/row/math.cuh",
+            "csrc/cuda/row/contiguous.cuh",
+            "csrc/cuda/row/team.cuh",
+            "csrc/cuda/row/strided.cuh",
             "csrc/cuda/reduce.cuh",
-            "csrc/cuda/row.cu",
+            "csrc/cuda/row/row.cu",
             "csrc/cuda/scale.cu",
         ),
         (
@@ -253,10 +271,7 @@ KINDS = {
         ),
     ),
     "functors": Kind(
-        tuple(
-            f"csrc/losses/{name}.h"
-            for name in ("binary", "functions", "likelihood", "policy", "preference", "regression")
-        ),
+        ("csrc/losses/math.h", *pointwise_families()),
         CXX_ARITHMETIC,
         (
             ninja("_host.*.so"),
@@ -269,7 +284,7 @@ KINDS = {
         "cpu",
     ),
     "cpu-pointwise": Kind(
-        ("csrc/cpu/pointwise.cpp", "csrc/cpu/tiles.h", "csrc/iteration.h", "csrc/cpu/pointwise_operators.cpp"),
+        ("csrc/cpu/pointwise.cpp", "csrc/cpu/tiles.h", "csrc/layout.h", "csrc/operators/pointwise.cpp"),
         CXX_ARITHMETIC,
         (
             ninja("_cpu.so"),
@@ -283,10 +298,10 @@ KINDS = {
     ),
     "cuda-pointwise": Kind(
         (
-            "csrc/cuda/pointwise_kernel.cuh",
-            "csrc/cuda/pointwise_access.cuh",
-            "csrc/cuda/pointwise_launch.cuh",
-            "csrc/cuda/pointwise.cu",
+            "csrc/cuda/pointwise/kernel.cuh",
+            "csrc/cuda/pointwise/access.cuh",
+            "csrc/cuda/pointwise/launch.cuh",
+            "csrc/cuda/pointwise/pointwise.cu",
         ),
         ((r"__syncthreads\(\);", ""), (r"if \(lane == 0\) ", ""), *CXX_ARITHMETIC),
         (
@@ -329,7 +344,7 @@ KINDS = {
         "cpu",
     ),
     "pairs": Kind(
-        ("csrc/losses/pairs.h", "csrc/cpu/pairs.cpp", "csrc/cpu/pairs_operators.cpp"),
+        ("csrc/losses/rl/distributional.h", "csrc/cpu/outer.cpp", "csrc/operators/outer.cpp"),
         CXX_ARITHMETIC,
         (
             ninja("_cpu.so"),
@@ -340,7 +355,7 @@ KINDS = {
         "cpu",
     ),
     "cuda-pairs": Kind(
-        ("csrc/losses/pairs.h", "csrc/cuda/pairs.cu"),
+        ("csrc/losses/rl/distributional.h", "csrc/cuda/outer.cu"),
         ((r"__syncthreads\(\);", ""), *CXX_ARITHMETIC),
         (
             library("kernels", "plain"),

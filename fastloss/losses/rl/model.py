@@ -59,6 +59,9 @@ def curl_loss(
         - query: (N, D); key: (N, E); weight: (D, E)
         - output: (N,) for ``"none"``, else ()
 
+    Returns:
+        The loss, in the dtype of ``query``; all arithmetic is in float32 at least.
+
     Raises:
         ValueError: shapes that do not fit, a temperature that is not positive.
 
@@ -139,6 +142,10 @@ def temporal_contrastive_loss(
     Shape:
         - states, predictions: (T, B, D), or (B, T, D) for ``time_dim=1``; episodes: without D
         - output: ((T - offset) B,) in the order of the states for ``"none"``, else ()
+
+    Returns:
+        The loss, in the dtype of ``states``; all arithmetic is in float32 at least. Pairs that do not count have the
+        loss 0; if none counts, the mean is 0, with zero gradients.
 
     Raises:
         ValueError: shapes that do not fit, a hyper-parameter out of range.

@@ -1,4 +1,4 @@
-"""The functors of csrc/losses/policy.h and preference.h, one element at a time and in double, against autograd of the
+"""The functors of csrc/losses/rl and alignment, one element at a time and in double, against autograd of the
 reference bodies: on a grid of special operands (ties, active clips, margins where exp overflows) and on random ones."""
 
 from __future__ import annotations
