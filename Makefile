@@ -48,16 +48,16 @@ clean:
 
 # No network is needed, and .venv is made on the way. `make gpu-test ARGS=--rehearse` is for a machine without a GPU.
 gpu:
-	$(PYTHON) tools/gpu.py all $(ARGS)
+	$(PYTHON) -m tools.gpu all $(ARGS)
 
 gpu-build gpu-test gpu-bench gpu-profile:
-	$(PYTHON) tools/gpu.py $(@:gpu-%=%) $(ARGS)
+	$(PYTHON) -m tools.gpu $(@:gpu-%=%) $(ARGS)
 
 peers:
 	$(PYTHON) tools/peers.py
 
 coverage: setup
-	$(VENV_PYTHON) tools/device_coverage.py
+	$(VENV_PYTHON) -m tools.coverage
 
 mutants: setup
-	$(VENV_PYTHON) tools/mutants.py $(ARGS)
+	$(VENV_PYTHON) -m tools.mutants $(ARGS)

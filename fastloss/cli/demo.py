@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastloss
-
 from fastloss.bench.environment import OtherProcesses
 from fastloss.bench.memory import peak_extra_bytes
 

@@ -1,0 +1,376 @@
+"""What tools/mutants knows of the kernels: the kinds of mutants, the lanes that should notice each, the equivalents.
+
+Throughput decides how many mutants can be run. So a lane builds one file for one instruction set without optimisation
+(sources.py edits the copy of the tree for that), the cheapest lane that notices most comes first, and lanes of pytest
+start in a process that has imported torch already.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from lanes.triton.test_lanes import PAIRS_LAWS as TRITON_PAIRS_LAWS
+from lanes.triton.test_lanes import PAIRWISE_PATHS, POINTWISE_LAWS
+
+QUICK_LAWS = (
+    "(kernels_agree and not bfloat16 and not float16) or bits or special or ignored or inplace or range or edges or "
+    "test_softmax_focal"
+)
+ROW_LAWS = ("test_laws.py", "test_cross_entropy.py", "test_softmax_focal.py")
+POINTWISE_VALUES = "kernels_agree or masks or terms or layouts or broadcasting or tiles"
+POINTWISE_ORACLES = ("test_pointwise_oracles_supervised.py", "test_pointwise_oracles_policies.py")
+PAIRS_LAWS = "agree or sizes or special or mixed or not_there or layouts or bits"
+NO_TRANSFORMS = "not compile and not transforms and not opcheck and not gradcheck"  # seconds each, and no kernel's own
+# Assertions as they stand: pytest would rewrite those of hypothesis, too, in 2.5 of 4 s of a short lane.
+OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "--assert=plain", "--tb=line", "-W", "ignore")
+PYTEST = ("pytest", *OPTIONS)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A command that fails where it notices a mutant."""
+
+    name: str
+    command: tuple[str, ...]
+    # Below the copy of the tree. Never its root: `python -m` puts the working folder first on the path, and the root
+    # has a `fastloss` without binaries.
+    folder: str = "tests"
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Files, what to do to them (regular expression, replacement), and the lanes that should notice, in their order.
+    `binaries` are built once (FASTLOSS_BUILD); after that the lane "build" brings build/lib up to date."""
+
+    files: tuple[str, ...]
+    edits: tuple[tuple[str, str], ...]
+    lanes: tuple[Lane, ...]
+    binaries: str = "none"
+
+
+def ninja(*binaries: str) -> Lane:
+    """Of the package in build/lib, where every test imports it from."""
+    files = " ".join(f'"$PWD"/build/lib/fastloss/{name}' for name in binaries)
+    folder = f"build/ninja-{sysconfig.get_config_var('SOABI')}"  # setup.py's
+    # As setup.py chooses: another would build all anew.
+    program = f"{sys.executable} -m ninja" if importlib.util.find_spec("ninja") else "ninja"
+    return Lane("build", ("sh", "-c", f"{program} --quiet -C {folder} {files}"), ".")
+
+
+def copied() -> Lane:
+    """Triton's kernels are built by nobody."""
+    return Lane("build", ("sh", "-c", "cp triton_kernels/*.py build/lib/fastloss/triton_kernels"), ".")
+
+
+def interpreted(name: str, file: str, *options: str) -> Lane:
+    return Lane(name, (*PYTEST, f"{file}.py", *options), "tests/lanes/triton", (("TRITON_INTERPRET", "1"),))
+
+
+def emulated(name: str, lane: str, library: str, *arguments: str) -> Lane:
+    """Tests of tests/lanes/cuda on a library of its cuda_build.py."""
+    build = ("FASTLOSS_EMULATOR_LANE", lane)
+    if lane in ("plain", "some"):
+        return Lane(name, (*PYTEST, *arguments), "tests/lanes/cuda", (build,))
+    build_it = f"from lanes.cuda import cuda_build; cuda_build.library('{library}', '{lane}')"
+    make = f'(cd ../.. && {sys.executable} -c "{build_it}")'
+    environment = (
+        build,
+        ("OMP_NUM_THREADS", "1"),
+        ("ASAN_OPTIONS", "detect_leaks=0:halt_on_error=0"),
+        ("TSAN_OPTIONS", "halt_on_error=0:exitcode=0:report_thread_leaks=0:suppress_equal_addresses=0"),
+    )
+    return Lane(name, under(lane, make, *arguments), "tests/lanes/cuda", environment)
+
+
+def library(name: str, lane: str) -> Lane:
+    """For the tests of emulated()."""
+    build_it = f"from lanes.cuda import cuda_build; cuda_build.library('{name}', '{lane}')"
+    return Lane("build", (sys.executable, "-c", build_it))
+
+
+def under(sanitizer: str, build: str, *arguments: str) -> tuple[str, ...]:
+    """A command: `build`, then tests with the sanitizer's runtime, which has to be there when a process starts."""
+    names = {"asan": ("asan", "ubsan"), "tsan": ("tsan",)}[sanitizer]
+    commands = [["g++", f"-print-file-name=lib{name}.so"] for name in names]
+    libraries = " ".join(subprocess.check_output(command, text=True).strip() for command in commands)
+    tests = f'exec env LD_PRELOAD="{libraries}" "$@"'
+    return ("sh", "-c", f"{build} && {tests}", "sh", sys.executable, "-m", *PYTEST, *arguments)
+
+
+def sanitized(*arguments: str) -> Lane:
+    """The CPU kernels under AddressSanitizer."""
+    flags = "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+    make = f"(cd .. && {sys.executable} setup.py -q build --build-lib build/sanitized)"
+    build = f"{make} && export PYTHONPATH=../build/sanitized"
+    environment = (
+        ("FASTLOSS_BUILD", "cpu"), ("CXXFLAGS", flags), ("LDFLAGS", flags), ("ASAN_OPTIONS", "detect_leaks=0"),
+    )  # fmt: skip
+    return Lane("sanitizers", under("asan", build, *arguments), "tests", environment)
+
+
+# Where a general edit would not change what runs.
+DECLARATIONS = r"static_assert|^\s*#|template <"
+# Of a condition: what has no other in it, and all its parentheses closed.
+BRANCH = r"((?:[^:?;,(){}\[\]\n]|\((?:[^()\n]|\([^()\n]*\))*\)|\{[^{}\n]*\}|\[[^\[\]\n]*\])+)"
+# Bounds, signs, extremes, masks; the branches of a condition in each other's place.
+CXX_ARITHMETIC = (
+    (r" < ", " <= "),
+    (r" > ", " >= "),
+    (r" <= ", " < "),
+    (r" >= ", " > "),
+    (r" == ", " != "),
+    (r" - ", " + "),
+    (r" \+ ", " - "),
+    (r" \+= ", " -= "),
+    (r"= -(?=[\w(])", "= "),
+    (r"math::maximum", "math::minimum"),
+    (r"math::minimum", "math::maximum"),
+    (rf" \? {BRANCH} : {BRANCH}(?=[;,)])", r" ? \2 : \1"),
+    (r" & ", " | "),
+)
+
+TRITON_ARITHMETIC = (
+    (r", mask=[\w &<>=]+(, other=[\w.]+)?", ""),
+    (r" & (mask|inside|counted|weighed|column_mask)", ""),
+    (r"there = there & \(.*\)", "there = there"),
+    (r"tl\.where\((\w+), ", r"tl.where(\1 == \1, "),
+    (r" < ", " <= "),
+    (r" <= ", " < "),
+    (r" > ", " >= "),
+    (r" >= ", " > "),
+    (r" == ", " != "),
+    (r" != ", " == "),
+    (r" - ", " + "),
+    (r" \+ ", " - "),
+    (r" \+= ", " -= "),
+    (r"= -(?=[\w(])", "= "),
+    (r"\(-(?=\w)", "("),
+    (r", -(?=[\w(])", ", "),
+    (r"(?<!tl\.)maximum\(", "minimum("),
+)
+
+KINDS = {
+    "cpu": Kind(
+        ("csrc/losses/row.h", "csrc/cpu/row.cpp", "csrc/cpu/vectors.h", "csrc/cpu/row_operators.cpp"),
+        (
+            (r"i < size\)", "i + 1 < size)"),
+            (r"C - start < kChunk", "C - start + 1 < kChunk"),
+            (r"chunk_max > max", "chunk_max < max"),
+            (r"most = \(logit > most\) \? logit : most", "most = logit"),
+            (r"sum \*= double\(S::exp\(shift - max\)\);", ""),
+            (r"linear \+= mass \* \(double\(shift\) - double\(max\)\);", ""),
+            (r"(sum|mass|linear) \+= S::sum\(chunk_\1\);", r"\1 = S::sum(chunk_\1);"),
+            (r"if \(ignored\(r(ow)?\)\)", "if (false)"),
+            (r"S::first\(count, (from_max|f\.logit)", r"S::first(S::lanes, \1"),
+            (r"(subtract_target<Dense>\([^;]*\));", ";"),
+            (r"if \(contiguous_gradient\) memset[^;]*;", ""),
+            (r" - sums\.max\)", " + sums.max)"),
+            (r"p\.inverse_denominator \?", "false ?"),
+            (r"p\.row_factor \? factor \* [^:]*:", "false ? factor :"),
+            (r"y\[row\] < 0 \|\| ", ""),
+            (r"y\[row\] >= classes", "y[row] > classes"),
+            (r"\+\+counted;", ""),
+            (r"sum / denominator : sum", "sum : sum"),
+            (r"s\.mass \* s\.log_sum - s\.linear", "s.mass * s.log_sum + s.linear"),
+            (r"s\.mass \+ A\(2\) \* regularizer", "s.mass + regularizer"),
+            (r"one - capped \* capped", "one + capped * capped"),
+            (r"weight \* \(keep \* target \+ uniform\)", "weight * (keep * target - uniform)"),
+            (r"return keep \* weight;", "return weight;"),
+            (r"g\.live\[k\] \? d : V\{\}", "d"),
+            (r"z > g\.max\[k\]", "z < g.max[k]"),
+            (r"left < 0 \? 0 : ", ""),
+            (r"if \(g\.count\[k\]\) ", ""),
+            (r"A\(1\) - gamma \* pull", "A(1) + gamma * pull"),
+            (r"miss > A\(0\)", "miss >= A(0)"),
+        ),
+        (
+            ninja("_cpu.so"),
+            Lane("laws", (*PYTEST, *ROW_LAWS, "-k", QUICK_LAWS)),
+            Lane("all", (*PYTEST, *ROW_LAWS, "test_properties.py", "-k", NO_TRANSFORMS)),
+            sanitized(*ROW_LAWS, "-k", QUICK_LAWS),
+        ),
+        "cpu",
+    ),
+    "cuda": Kind(
+        (
+            "csrc/cuda/row_math.cuh",
+            "csrc/cuda/row_contiguous.cuh",
+            "csrc/cuda/row_team.cuh",
+            "csrc/cuda/row_strided.cuh",
+            "csrc/cuda/reduce.cuh",
+            "csrc/cuda/row.cu",
+            "csrc/cuda/scale.cu",
+        ),
+        (
+            (r"__sync(threads|warp)\([^)]*\);", ""),
+            (r"cluster_\.(arrive|wait)\(\);", ""),
+            (r"if \((lane == 0|thread == 0|team\.reports\(\)|exists && reports)\) ", ""),
+            (r" < ", " <= "),
+            (r" >= ", " > "),
+            (r" == ignore", " != ignore"),
+            (r" \+= ", " -= "),
+            (r" - ", " + "),
+        ),
+        (
+            library("kernels", "plain"),
+            emulated("paths", "plain", "kernels", "test_races.py"),
+            emulated("shapes", "plain", "kernels", "test_launch_shapes.py"),
+            emulated("values", "plain", "kernels", "test_rows.py"),
+            emulated("ASan", "asan", "kernels", "test_rows.py", "-k", "short_rows or class_stride or scale"),
+            emulated("TSan", "tsan", "kernels", "test_races.py"),  # minutes, with many mutants in a build
+        ),
+    ),
+    "triton": Kind(
+        (
+            "triton_kernels/row_losses.py",
+            "triton_kernels/row_tiles.py",
+            "triton_kernels/row_kernels.py",
+            "triton_kernels/common.py",
+        ),
+        (
+            (r"tl\.debug_barrier\(\)", "pass"),
+            (r", mask=[\w &<>=]+(\[[^\]]*\])?(, other=(float\([^)]*\)|[\w.]+))?", ""),
+            (r" & (mask|inside|counted|exists)(\[[^\]]*\])?", ""),
+            (r"tl\.where\((\w+(\[[^\]]*\])?), ", r"tl.where(\1 == \1, "),
+            (r" < ", " <= "),
+            (r" >= 0", " > 0"),
+            (r" <= length", " < length"),
+            (r" \+= ", " -= "),
+            (r" - ", " + "),
+        ),
+        (
+            copied(),
+            interpreted("a few values", "lane_interpreter", "-k", "test_values and float32"),
+            interpreted("losses", "lane_pointwise_losses"),  # of common.py's functions
+            interpreted("interpreter", "lane_interpreter"),
+            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and row and sm_90")),
+        ),
+    ),
+    "functors": Kind(
+        tuple(
+            f"csrc/losses/{name}.h"
+            for name in ("binary", "functions", "likelihood", "policy", "preference", "regression")
+        ),
+        CXX_ARITHMETIC,
+        (
+            ninja("_host.*.so"),
+            Lane("functors", (*PYTEST, "test_pointwise_functors_supervised.py", "test_pointwise_functors_policies.py")),
+            ninja("_cpu.so"),
+            Lane("laws", (*PYTEST, "test_softmax_focal.py", "test_pointwise.py", "-k", f"focal or {POINTWISE_VALUES}")),
+            Lane("oracles", (*PYTEST, *POINTWISE_ORACLES)),
+            sanitized("test_pointwise.py", "-k", POINTWISE_VALUES),
+        ),
+        "cpu",
+    ),
+    "cpu-pointwise": Kind(
+        ("csrc/cpu/pointwise.cpp", "csrc/cpu/tiles.h", "csrc/iteration.h", "csrc/cpu/pointwise_operators.cpp"),
+        CXX_ARITHMETIC,
+        (
+            ninja("_cpu.so"),
+            Lane("laws", (*PYTEST, "test_pointwise.py", "-k", POINTWISE_VALUES)),
+            Lane("all", (*PYTEST, "test_pointwise.py", *POINTWISE_ORACLES, "-k", NO_TRANSFORMS)),
+            Lane("drop-ins", (*PYTEST, "test_pointwise_drop_ins.py")),
+            # The tiles are those of the losses over pairs, too.
+            sanitized("test_pointwise.py", "test_pairs.py", "-k", f"{POINTWISE_VALUES} or sizes"),
+        ),
+        "cpu",
+    ),
+    "cuda-pointwise": Kind(
+        (
+            "csrc/cuda/pointwise_kernel.cuh",
+            "csrc/cuda/pointwise_access.cuh",
+            "csrc/cuda/pointwise_launch.cuh",
+            "csrc/cuda/pointwise.cu",
+        ),
+        ((r"__syncthreads\(\);", ""), (r"if \(lane == 0\) ", ""), *CXX_ARITHMETIC),
+        (
+            library("pointwise", "some"),
+            emulated("some losses", "some", "pointwise", "test_pointwise.py"),
+            library("pointwise", "plain"),
+            emulated("all losses", "plain", "pointwise", "test_pointwise.py"),
+            emulated("TSan", "tsan", "pointwise", "test_pointwise_races.py"),
+            emulated("ASan", "asan", "pointwise", "test_pointwise.py"),
+            Lane("nvcc", (*PYTEST, "test_nvcc.py", "-k", "likelihood"), "tests/lanes/cuda"),  # registers
+        ),
+    ),
+    "triton-pointwise": Kind(
+        (
+            "triton_kernels/pointwise_kernels.py",
+            "triton_kernels/pointwise.py",
+        ),
+        TRITON_ARITHMETIC,
+        (
+            copied(),
+            interpreted("skeleton", "lane_pointwise"),
+            interpreted("losses", "lane_pointwise_losses"),
+            interpreted("laws", "../test_pointwise", "-k", POINTWISE_LAWS),
+            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pointwise and sm_90")),
+        ),
+        "cpu",
+    ),
+    "triton-losses": Kind(
+        tuple(
+            f"triton_kernels/pointwise_{family}.py"
+            for family in ("binary", "likelihood", "policy", "preference", "regression")
+        ),
+        TRITON_ARITHMETIC,
+        (
+            copied(),
+            interpreted("losses", "lane_pointwise_losses"),
+            interpreted("laws", "../test_pointwise", "-k", POINTWISE_LAWS),
+            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "every_loss_compiles")),
+        ),
+        "cpu",
+    ),
+    "pairs": Kind(
+        ("csrc/losses/pairs.h", "csrc/cpu/pairs.cpp", "csrc/cpu/pairs_operators.cpp"),
+        CXX_ARITHMETIC,
+        (
+            ninja("_cpu.so"),
+            Lane("laws", (*PYTEST, "test_pairs.py", "-k", PAIRS_LAWS)),
+            Lane("all", (*PYTEST, "test_pairs.py", "-k", NO_TRANSFORMS)),
+            sanitized("test_pairs.py", "-k", PAIRS_LAWS),
+        ),
+        "cpu",
+    ),
+    "cuda-pairs": Kind(
+        ("csrc/losses/pairs.h", "csrc/cuda/pairs.cu"),
+        ((r"__syncthreads\(\);", ""), *CXX_ARITHMETIC),
+        (
+            library("kernels", "plain"),
+            emulated("paths", "plain", "kernels", "test_pairs_races.py"),
+            emulated("values", "plain", "kernels", "test_pairs.py"),
+            emulated("shapes", "plain", "kernels", "test_launch_shapes.py", "-k", "pairs"),
+            emulated("TSan", "tsan", "kernels", "test_pairs_races.py"),
+            emulated("ASan", "asan", "kernels", "test_pairs.py"),
+        ),
+    ),
+    "triton-pairs": Kind(
+        ("triton_kernels/outer.py", "triton_kernels/pairs_losses.py"),
+        TRITON_ARITHMETIC,
+        (
+            copied(),
+            interpreted("laws", "../test_pairs", "-k", TRITON_PAIRS_LAWS),
+            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pairs and sm_90")),
+        ),
+        "cpu",
+    ),
+    "triton-pairwise": Kind(
+        ("triton_kernels/similarity.py", "triton_kernels/pairwise_kernels.py", "triton_kernels/pairwise_losses.py"),
+        TRITON_ARITHMETIC,
+        (
+            copied(),
+            interpreted("laws", "../../test_pairwise", "-k", PAIRWISE_PATHS),
+            interpreted("all laws", "../../test_pairwise", "-k", "triton and (kernels_agree or large or nothing)"),
+            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pairwise and sm_90")),
+        ),
+        "cpu",
+    ),
+}
