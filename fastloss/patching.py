@@ -28,10 +28,10 @@ _OURS: dict[str, Callable[..., Any]] = {
 #
 # torch.jit.script compiles what `__prepare_scriptable__` returns, torch's own function: TorchScript cannot read ours.
 #
-# A pickle of a function is its module and qualified name, and pickling fails where something else has that name, as ours
-# has while it replaces torch's. Torch's function is pickled as `mse_loss.__sizeof__.__self__` then. That path leads to
-# it in any process: every function is the `__self__` of its `__sizeof__`, and ours has an attribute of that name which
-# holds torch's.
+# A pickle of a function is its module and qualified name, and pickling fails where something else has that name, as
+# ours has while it replaces torch's. Torch's function is pickled as `mse_loss.__sizeof__.__self__` then. That path leads
+# to it in any process: every function is the `__self__` of its `__sizeof__`, and ours has an attribute of that name
+# which holds torch's.
 
 
 class _Sizeof:
@@ -91,8 +91,13 @@ def patch() -> None:
 
     What it cannot reach: a name that was bound before, by ``from torch.nn.functional import cross_entropy`` for one;
     compiled code (TorchScript, an exported program); ``torch.ops.aten`` and functions that torch itself calls below
-    :mod:`torch.nn.functional`, such as ``torch.nll_loss``. ``torch.fx.symbolic_trace`` records torch's own functions. A
-    function that torch.compile has compiled is compiled anew.
+    :mod:`torch.nn.functional`, such as ``torch.nll_loss``. A function that torch.compile has compiled is compiled anew.
+
+    Programs and tools get torch's own functions, as without it: ``torch.jit.script`` compiles them,
+    ``torch.jit.trace`` and ``torch.export`` record their operators, ``torch.fx.symbolic_trace`` and tensors with a
+    ``__torch_function__`` are given them. Torch's function, taken before, can be pickled, and loads wherever torch is;
+    ours, taken from :mod:`torch.nn.functional` meanwhile, is pickled as ours, and loads where fastloss is. A signature
+    is torch's with more keywords after it.
 
     Example:
         >>> fastloss.patch()

@@ -185,6 +185,12 @@ def _select(requested: str, call: Call | str) -> Explanation:
     return chosen
 
 
+def _lowered(skeleton: Skeleton, requested: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | str:
+    if arguments.leaves():
+        return arguments.LEAVES
+    return skeleton.lower(args, kwargs, automatic=requested == "auto")
+
+
 def _overridden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Does an argument want to answer torch's functions itself?"""
     some = has_torch_function(args) or (kwargs and has_torch_function(tuple(kwargs.values())))
@@ -211,7 +217,7 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
                 return _EXPLICIT_REFERENCE, ""
             if _overridden(args, kwargs):
                 return _select(requested, arguments.OVERRIDDEN), arguments.OVERRIDDEN
-            call = skeleton.lower(args, kwargs, automatic=requested == "auto")
+            call = _lowered(skeleton, requested, args, kwargs)
             return _select(requested, call), call
 
         @functools.wraps(reference)
@@ -229,7 +235,7 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
                 # torch's own function where it takes the call: that is the one which subclasses know
                 function = counterpart if counterpart is not None and torchs_arguments.issuperset(kwargs) else loss
                 return handle_torch_function(function, arguments.overriding(args, kwargs), *args, **kwargs)
-            call = skeleton.lower(args, kwargs, automatic=requested == "auto")
+            call = _lowered(skeleton, requested, args, kwargs)
             if isinstance(call, str):
                 if requested == "auto":
                     return skeleton.answer(args, kwargs)
