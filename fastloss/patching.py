@@ -29,7 +29,7 @@ _OURS: dict[str, Callable[..., Any]] = {
 # torch.jit.script compiles what `__prepare_scriptable__` returns, torch's own function: TorchScript cannot read ours.
 #
 # A pickle of a function is its module and qualified name, and pickling fails where something else has that name, as
-# ours has while it replaces torch's. Torch's function is pickled as `mse_loss.__sizeof__.__self__` then. That path leads
+# ours has while it replaces torch's. Torch's function is then pickled as `mse_loss.__sizeof__.__self__`, which leads
 # to it in any process: every function is the `__self__` of its `__sizeof__`, and ours has an attribute of that name
 # which holds torch's.
 
