@@ -17,8 +17,8 @@ namespace py = pybind11;
 namespace fastloss {
 namespace {
 
-// A row loss evaluated as losses/row.h describes it, in double and without a skeleton: (loss, gradient). `target` is
-// the index, or -1 where `soft` has the probabilities.
+// A row loss evaluated as losses/contracts/row.h describes it, in double and without a skeleton: (loss, gradient).
+// `target` is the index, or -1 where `soft` has the probabilities.
 py::tuple evaluate_row(const std::string& name, const std::vector<double>& parameters, const std::vector<double>& x,
                        int64_t target, const std::vector<double>& soft, const std::vector<double>& weight) {
   const size_t classes = x.size();

@@ -14,7 +14,7 @@ FOLDERS = (".ci", "bench", "csrc", "docs", "examples", "fastloss", "tests", "too
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCES = sorted(
     file
-    for folder in ("triton_kernels", "fastloss", "tools")
+    for folder in ("csrc", "triton_kernels", "fastloss", "tools")
     for file in (ROOT / folder).rglob("*")
     if file.suffix in (".h", ".cpp", ".cu", ".cuh", ".py")
 )
@@ -47,7 +47,7 @@ def dangling(text: str) -> list[str]:
     mentioned = {match.group().rstrip("./") for pattern in (FILE, INSIDE) for match in pattern.finditer(text)}
 
     def exists(path: str) -> bool:
-        any_name = re.sub(r"\b[FS]\b", "*", path)
+        any_name = re.sub(r"(?<![a-zA-Z])[FS](?![a-zA-Z])", "*", path)
         if "*" not in any_name:
             return path in KNOWN
         pattern = re.compile(re.escape(any_name).replace(r"\*", "[^/]*"))
@@ -57,10 +57,10 @@ def dangling(text: str) -> list[str]:
 
 
 def prose(file: Path) -> str:
-    """A page as it is; of a source its comments and strings, docstrings among them."""
+    """A page without its blocks of code; of a source its comments and strings, docstrings among them."""
     text = file.read_text()
     if file.suffix == ".md":
-        return text
+        return re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
     if file.suffix != ".py":
         return "\n".join(re.findall(r"//.*", text))
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
@@ -79,5 +79,5 @@ def test_every_path_in_prose_exists(file: Path) -> None:
 
 @pytest.mark.parametrize("file", PAGES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_link_leads_somewhere(file: Path) -> None:
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text())
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", prose(file))
     assert [link for link in links if not (file.parent / link).exists()] == []
