@@ -32,6 +32,8 @@ class Invalid(str):
 
 EMPTY = Invalid("there are no elements, so there is nothing to launch")
 OVERRIDDEN = "an argument has a __torch_function__ of its own"
+# An operator of ours would be a hole in such a program: no gradient passes it, and it does not load without fastloss.
+LEAVES = "an exported or traced program keeps torch's own operators, which load and train anywhere"
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,11 @@ def _overrides(kind: type) -> bool:
         return False
     override = getattr(kind, "__torch_function__", None)
     return override is not None and override is not torch._C._disabled_torch_function_impl
+
+
+def leaves() -> bool:
+    """Is the call recorded in a program that leaves the process, by torch.export or torch.jit.trace?"""
+    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def readable(tensor: Tensor) -> bool:

@@ -205,6 +205,12 @@ def _select(requested: str, call: Call | str) -> Explanation:
     return chosen
 
 
+def _lowered(skeleton: Skeleton, requested: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | str:
+    if arguments.leaves():
+        return arguments.LEAVES
+    return skeleton.lower(args, kwargs, automatic=requested == "auto")
+
+
 def _overridden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Does an argument want to answer torch's functions itself?"""
     some = has_torch_function(args) or (kwargs and has_torch_function(tuple(kwargs.values())))
@@ -241,7 +247,7 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
                     return handle_torch_function(function, arguments.overriding(args, kwargs), *args, **kwargs)
 
                 return Resolution(chosen, override, arguments.OVERRIDDEN)
-            call = skeleton.lower(args, kwargs, automatic=requested == "auto")
+            call = _lowered(skeleton, requested, args, kwargs)
             chosen = _select(requested, call)
             if isinstance(call, str):
                 if chosen.backend != NONE:

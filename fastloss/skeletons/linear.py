@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.compiler import is_exporting
 
 from fastloss.core.arguments import EMPTY, SMALL_ON_CPU, Invalid, Signature, autocast_applies, check_range
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted, scaled
@@ -202,7 +201,7 @@ class LinearRow:
         if (bias is not None and bias.shape != matrix.shape[:-1]) or (input.dim() == 1 and matrix.dim() > 2):
             return Invalid("linear_bias or the dimensions do not fit")
         shape = torch.Size((*input.shape[:-1], *matrix.shape[:-1]))
-        if automatic and input.is_cpu and not is_exporting() and math.prod(shape) <= SMALL_ON_CPU:
+        if automatic and input.is_cpu and math.prod(shape) <= SMALL_ON_CPU:
             return SMALL
         if input.shape[-1] == 0:
             return EMPTY

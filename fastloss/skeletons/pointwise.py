@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.compiler import is_exporting
 
 from fastloss.core.arguments import (
     DEVICES,
@@ -230,21 +229,20 @@ class Pointwise:
         self._default_reduction = defaults.get(self._how, "mean")
         name = self.signature.name
         LOSSES[name] = self
+        METRICS[name] = len(self.metrics)
         self._may_differ = tuple(name in self.differentiable for name in self.operands)
 
     def kernel_name(self, bound: Mapping[str, Any]) -> str:
         name = self.signature.name
         if self.variant:
             name = f"{name}_{bound.get(self.variant, self.signature.defaults[self.variant])}"
-        if self.metrics:
-            METRICS[name] = len(self.metrics)
         return name
 
     def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> PointwiseCall | str:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
         if automatic and self.drop_in:
             first = args[0] if args else kwargs.get(self.operands[0])
-            if isinstance(first, Tensor) and first.is_cpu and not is_exporting() and first.numel() <= SMALL_ON_CPU:
+            if isinstance(first, Tensor) and first.is_cpu and first.numel() <= SMALL_ON_CPU:
                 return _SMALL
         bound = self.signature.bind(args, kwargs)
         if bound is None:

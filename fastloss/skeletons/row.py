@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.compiler import is_exporting
 
 from fastloss.core.arguments import (
     DEVICES,
@@ -246,7 +245,7 @@ class Row:
 
 
 def _small(logits: Tensor) -> bool:
-    return logits.is_cpu and not is_exporting() and logits.numel() <= SMALL_ON_CPU
+    return logits.is_cpu and logits.numel() <= SMALL_ON_CPU
 
 
 def batch_shape(shape: torch.Size) -> torch.Size:

@@ -402,7 +402,7 @@ def test_compile_with_dynamic_shapes(loss):
 @pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
 @pytest.mark.parametrize("loss", COMPILED, ids=str)
 def test_export(loss, strict):
-    """With a dynamic batch; the program runs with other batches, and keeps to our operators."""
+    """With a dynamic batch; the program runs with other batches, and is made of torch's operators."""
 
     class Model(torch.nn.Module):
         def forward(self, *tensors: Tensor) -> Tensor:
@@ -412,7 +412,7 @@ def test_export(loss, strict):
     batch = torch.export.Dim("batch", min=10)
     shapes = {"tensors": tuple({0: batch} for _ in tensors)}
     program = torch.export.export(Model(), tensors, dynamic_shapes=shapes, strict=strict)
-    assert "fastloss" in program.graph_module.code
+    assert "fastloss" not in program.graph_module.code
     for n in (60, 131):
         others = tuple(loss.make((n, 80)).values())
         assert_equal(program.module()(*others), loss.torchs(*others, **dict(loss.options)))
