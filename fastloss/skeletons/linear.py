@@ -111,6 +111,7 @@ class LinearRow:
             operands = operands._replace(target=row_layout(soft.flatten(2) if soft.dim() > 2 else soft))
         matrix = matrix.reshape(-1, matrix.shape[-1]).to(dtype)
         options = bound.get("options")
+        summed = getattr(options, "acc_dtype", None)
         return LinearRowCall(
             (input.unsqueeze(0) if input.dim() == 1 else input).to(dtype),
             matrix,
@@ -119,7 +120,7 @@ class LinearRow:
                 operands,
                 shape[2:].numel(),
                 getattr(options, "batch_chunk_size", None) or 0,
-                bool(bound.get("accumulate_float32")) or getattr(options, "acc_dtype", None) == torch.float32,
+                bool(bound.get("accumulate_float32", True)) if summed is None else summed == torch.float32,
             ),
             torch.float32 if narrow else dtype,
             batch_shape(shape),

@@ -8,6 +8,8 @@ Multiply-adds in units of N H C (N rows, H features, C classes), of which torch'
                 its rows, and only logits and d_matrix are computed again, 2 more. Elsewhere looking would wait for
                 the device, so forward takes 1 and backward 3; so it does inside torch.compile.
 
+float16 with products in float16 (not on a CPU): mean and sum as none, see `deferred`.
+
 As in :mod:`row_autograd`, eager mode has Functions that give their buffers away, and differentiating their backward
 differentiates the reference body. torch.compile, which differentiates no backward, has a pure one (`_Pure`); torch.func
 transforms are the reference's.
@@ -25,7 +27,15 @@ from torch.autograd import Function
 from fastloss.core.autograd import scaled, transformed
 from fastloss.operators.row import NONE
 from fastloss.skeletons.row_autograd import REFERENCES
-from fastloss.tiles.linear import Gradients, LinearOperands, as_rows, forward, forward_backward
+from fastloss.tiles.linear import (
+    Gradients,
+    LinearOperands,
+    as_rows,
+    deferred,
+    forward,
+    forward_backward,
+    of_counted_rows,
+)
 
 
 def linear_row_loss(input: Tensor, matrix: Tensor, bias: Tensor | None, o: LinearOperands, namespace: str) -> Tensor:
@@ -46,13 +56,17 @@ def linear_row_loss(input: Tensor, matrix: Tensor, bias: Tensor | None, o: Linea
 
 
 class _OnePass(Function):
-    """input, matrix, bias -> mean or sum of the rows' losses; the gradients are made in forward."""
+    """input, matrix, bias -> mean or sum of the rows' losses; the gradients are made in forward, unless deferred."""
 
     @staticmethod
     def forward(
         ctx: Any, input: Tensor, matrix: Tensor, bias: Tensor | None, o: LinearOperands, operators: Any
     ) -> Tensor:
-        loss, ctx.ready = forward_backward(input, matrix, bias, o, operators, ctx.needs_input_grad)
+        ctx.ready = None
+        if deferred(input):
+            loss = forward(input, matrix, bias, o, operators)
+        else:
+            loss, ctx.ready = forward_backward(input, matrix, bias, o, operators, ctx.needs_input_grad)
         ctx.save_for_backward(input, matrix, bias)
         ctx.operands, ctx.operators = o, operators
         return loss
@@ -63,10 +77,11 @@ class _OnePass(Function):
         if transformed(upstream):
             return *_differentiable_gradients(upstream, ctx.saved_tensors, o), None, None
         gradients, ctx.ready = ctx.ready, None
-        if gradients is None:  # handed on by an earlier backward
-            input, matrix, bias = ctx.saved_tensors
-            _, gradients = forward_backward(input, matrix, bias, o, operators, ctx.needs_input_grad)
-        return *_scaled(gradients, upstream, operators), None, None
+        input, matrix, bias = ctx.saved_tensors
+        if gradients is None:  # deferred, or handed on by an earlier backward
+            _, gradients = forward_backward(input, matrix, bias, o, operators, ctx.needs_input_grad, upstream)
+            return *gradients, None, None
+        return *_scaled(gradients, upstream, operators, input.dtype), None, None
 
 
 class _Rows(Function):
@@ -98,10 +113,10 @@ class _Rows(Function):
         if common is not None:
             if ready is None:  # handed on by an earlier backward
                 _, ready = forward_backward(input, matrix, bias, o, operators, wanted)
-            return *_scaled(ready, common, operators), None, None
+            return *_scaled(ready, common, operators, input.dtype), None, None
         d_input = None
         if ready is not None and ready[0] is not None and o.positions == 1:
-            d_input = ready[0].mul_(upstream[:, None])
+            d_input = ready[0].mul_(of_counted_rows(upstream, o)[:, None]).to(input.dtype)
             wanted = (False, *wanted[1:])
         gradients: Gradients = (None, None, None)
         if any(wanted):
@@ -109,11 +124,12 @@ class _Rows(Function):
         return d_input if d_input is not None else gradients[0], *gradients[1:], None, None
 
 
-def _scaled(gradients: Gradients, upstream: Tensor, operators: Any) -> Gradients:
+def _scaled(gradients: Gradients, upstream: Tensor, operators: Any, dtype: torch.dtype) -> Gradients:
     for gradient in gradients:
         if gradient is not None:
             scaled(gradient.view(-1, gradient.shape[-1]), upstream, operators)
-    return gradients
+    d_input, d_matrix, d_bias = (None if g is None else g.to(dtype) for g in gradients)
+    return d_input, d_matrix, d_bias
 
 
 def _common_value(upstream: Tensor, o: LinearOperands) -> Tensor | None:
@@ -170,7 +186,7 @@ class _Pure(Function):
         operands = (
             input, matrix, bias, target, weight, loss, parameters, ignore_index, reduction, positions, chunk, wide
         )  # fmt: skip
-        if reduction == NONE:
+        if reduction == NONE or deferred(input):
             return operators.linear_row_forward(*operands), *(input.new_empty(0) for _ in range(3))
         return operators.linear_row_forward_backward(*operands, wanted, None)
 
@@ -185,8 +201,9 @@ class _Pure(Function):
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         *operands, d_input, d_matrix, d_bias = ctx.saved_tensors
         *rest, reduction, positions, chunk, wide, wanted, namespace = ctx.rest
-        if reduction != NONE:
-            gradients = [(g * upstream).to(g.dtype) for g in (d_input, d_matrix, d_bias)]
+        input = operands[0]
+        if reduction != NONE and not deferred(input):
+            gradients = [(g * upstream).to(input.dtype) for g in (d_input, d_matrix, d_bias)]
         else:
             _, *gradients = getattr(torch.ops, namespace).linear_row_forward_backward(
                 *operands, *rest, reduction, positions, chunk, wide, wanted, upstream.contiguous()
