@@ -1,6 +1,6 @@
 """The losses over pairs as Triton sees them: each is a branch of `pairs_loss`, chosen by name, and an entry in LOSSES.
 
-The formulas are those of csrc/losses/pairs.h. `p` is the tuple that the entry in LOSSES makes of the parameters; None
+The formulas are those of csrc/losses/rl. `p` is the tuple that the entry in LOSSES makes of the parameters; None
 in it is a switch that is off, whose code the kernel leaves out.
 """
 

@@ -1,6 +1,6 @@
 """The row losses as Triton sees them: each is six small functions, chosen by name, and an entry in LOSSES.
 
-The formulas, and what each of the functions means, are those of csrc/losses/row.h:
+The formulas, and what each of the functions means, are those of csrc/losses/contracts/row.h:
 
     z_j = logit(x_j)        q = target distribution        p = softmax(z)
     loss = finish(sums)     dloss/dx_j = slope(z_j) * (softmax_coefficient * p_j - q_j)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -118,6 +119,28 @@ def _overrides(kind: type) -> bool:
         return False
     override = getattr(kind, "__torch_function__", None)
     return override is not None and override is not torch._C._disabled_torch_function_impl
+
+
+def readable(tensor: Tensor) -> bool:
+    """May its values decide what a call does? Not where that waits for a device, or where it is traced."""
+    return (
+        tensor.is_cpu
+        and type(tensor) in _PLAIN
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._get_tracing_state() is None
+    )
+
+
+def check_range(index: Tensor, count: int, ignored: int) -> None:
+    """Torch's IndexError for an index outside [0, count) that is not `ignored`, where that costs no synchronisation; on
+    a device only with FASTLOSS_VALIDATE=1, which asks for one."""
+    if not readable(index) and not (index.is_cuda and os.environ.get("FASTLOSS_VALIDATE") == "1"):
+        return
+    wrong = ((index < 0) | (index >= count)) & (index != ignored)
+    if wrong.any():
+        raise IndexError(f"Target {index[wrong][0].item()} is out of bounds.")
 
 
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:

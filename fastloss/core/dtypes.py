@@ -20,9 +20,9 @@ def result_dtype(*operands: Any) -> torch.dtype:
 
 
 def widened(*operands: Any) -> tuple[Any, ...]:
-    """The operands, tensors of halves in float32."""
-    halves = (torch.float16, torch.bfloat16)
-    return tuple(x.float() if isinstance(x, Tensor) and x.dtype in halves else x for x in operands)
+    """The operands, tensors of halves in float32, and of bool, which torch does not subtract, in int32."""
+    to = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.bool: torch.int32}
+    return tuple(x.to(to.get(x.dtype, x.dtype)) if isinstance(x, Tensor) else x for x in operands)
 
 
 def one_dtype(arguments: dict[str, Any], *names: str) -> bool:

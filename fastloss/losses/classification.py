@@ -124,7 +124,7 @@ def cross_entropy(
         row_weight = torch.ones_like(lse)
     else:
         counted = target != ignore_index
-        row_weight = counted.to(lse.dtype) if weight is None else weight[target * counted] * counted
+        row_weight = counted.to(lse.dtype) if weight is None else weight[target.long() * counted] * counted
         lse = lse.where(counted, 0.0)  # a row that is not counted may hold anything, NaN included
     rows = rows + z_loss * row_weight * lse.square()
     if reduction == "none":
@@ -197,6 +197,9 @@ def linear_cross_entropy(
 
     Raises:
         Torch's exceptions for arguments that do not fit, and those of :func:`cross_entropy`.
+
+    Source:
+        Gradients of chunks in forward: Hsu et al. 2024 (Liger Kernel), arXiv:2410.10989.
 
     Example:
         >>> hidden, head = torch.randn(8, 4), torch.randn(10, 4, requires_grad=True)
@@ -310,8 +313,10 @@ def softmax_focal_loss(
     """
     if gamma < 0:
         raise ValueError(f"gamma must not be negative, got {gamma}")
-    if not (alpha is None or isinstance(alpha, Tensor)):
-        raise ValueError(f"alpha is the weight of each class, a tensor of shape (C), got {alpha}")
+    classes = min(1, input.dim() - 1)
+    if alpha is not None and not (isinstance(alpha, Tensor) and alpha.shape == input.shape[classes : classes + 1]):
+        found = tuple(alpha.shape) if isinstance(alpha, Tensor) else alpha
+        raise ValueError(f"alpha is the weight of each class, a tensor of shape (C), got {found}")
     dtype = torch.float32 if autocast_applies(input) else input.dtype
     input, alpha = widened(input, alpha)
     if gamma == 0:
@@ -320,7 +325,6 @@ def softmax_focal_loss(
         )
         return loss.to(dtype)
 
-    classes = min(1, input.dim() - 1)
     log_p = F.log_softmax(input, classes)
     alpha_of_class = None if alpha is None else alpha.view([-1 if d == classes else 1 for d in range(input.dim())])
     if target.shape == input.shape:
@@ -333,7 +337,7 @@ def softmax_focal_loss(
     else:
         log_p_y = -F.nll_loss(log_p, target, ignore_index=ignore_index, reduction="none")  # 0 where ignored
         counted = target != ignore_index
-        row_weight = counted.to(log_p.dtype) if alpha is None else alpha[target * counted] * counted
+        row_weight = counted.to(log_p.dtype) if alpha is None else alpha[target.long() * counted] * counted
         rows = row_weight * _focal_term(log_p_y, gamma)
         if label_smoothing:
             spread = _focal_term(log_p, gamma) * (1.0 if alpha_of_class is None else alpha_of_class)

@@ -18,14 +18,14 @@ undone by autograd.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastloss.core.arguments import DTYPES
 
-MAX_DIMENSIONS = 8  # as in csrc/iteration.h
+MAX_DIMENSIONS = 8  # as in csrc/layout.h
 
 METRICS: dict[str, int] = {}
 """The number of metrics of every pointwise loss that has some, by its kernel's name."""
@@ -37,23 +37,6 @@ SCHEMAS = {
     "(Tensor loss, Tensor metrics, Tensor[] gradients)",
     "pointwise_backward": f"(Tensor upstream, {_OPERANDS}, {_HOW}) -> Tensor[]",
 }
-
-
-class PointwiseOperands(NamedTuple):
-    """The operands of `pointwise` after its tensors, in its order."""
-
-    weight: Tensor | None
-    scale: Tensor | None
-    loss: str
-    constants: list[float]
-    parameters: list[float]
-    present: int
-    wanted: int
-    masked: bool
-    factor: float
-    reduce: bool
-    measure: bool
-    dtype: int
 
 
 # ------------------------------------------------------------------------------------------ shapes, allocation

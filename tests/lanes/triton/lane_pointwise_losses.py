@@ -55,8 +55,8 @@ def kernels() -> list[Kernel]:
         with fastloss.backend("triton"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _, call = case.loss.plan((), {**made, **leaves, **case.options})
-        how = call.operands
-        differentiable = tuple(k for k in range(how.wanted.bit_length()) if how.wanted >> k & 1)
+        how = call.plan.problem
+        differentiable = tuple(k for k in range(how.wanted_operands.bit_length()) if how.wanted_operands >> k & 1)
         kernel = Kernel(how.loss, tuple(how.parameters), differentiable)
         before = found.get(kernel[:2])
         if before is None or len(before.differentiable) < len(differentiable):
