@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_exporting
 
-from fastloss.core.arguments import EMPTY, SMALL_ON_CPU, Invalid, Signature, autocast_applies
+from fastloss.core.arguments import EMPTY, SMALL_ON_CPU, Invalid, Signature, autocast_applies, check_range
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted, scaled
 from fastloss.core.registry import LOSSES
 from fastloss.operators.row import NONE, RowOperands, row_layout
@@ -235,6 +235,9 @@ class LinearRow:
         )
         if isinstance(operands, str):
             return operands
+        if operands.weight is not None and not operands.target.is_floating_point():
+            # the mean's denominator takes the weights of the targets before a kernel sees them
+            check_range(operands.target, matrix.shape[0], operands.ignore_index)
         if operands.target.is_floating_point():
             soft = operands.target.unsqueeze(0) if input.dim() == 1 else operands.target
             operands = operands._replace(target=row_layout(soft.flatten(2) if soft.dim() > 2 else soft))
