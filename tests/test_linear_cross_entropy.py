@@ -80,7 +80,7 @@ def test_every_option(options, target, backend, device):
 
 @backends
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("wide", [False, True], ids=["", "accumulate_float32"])
+@pytest.mark.parametrize("wide", [False, True], ids=["compact", "accumulate_float32"])
 def test_other_dtypes(dtype, wide, backend, device):
     tensors, y, kwargs = make("dtypes", "index-weighted")
     upstream = torch.rand(25, generator=generator("dtypes"), dtype=torch.float64)

@@ -161,6 +161,14 @@ def autocast_applies(tensor: Tensor) -> bool:
     return tensor.dtype != torch.float64 and device in DEVICES and torch.is_autocast_enabled(device)
 
 
+def known_to_be_false(mask: Tensor) -> bool:
+    """Whether no element of `mask` is true; False also where finding out would wait for a device or break a trace."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+        return False
+    has_values = mask.is_cpu and type(mask) is Tensor and not torch._C._len_torch_dispatch_stack()
+    return has_values and not bool(mask.any())
+
+
 def differentiation_refused() -> str | None:
     """Why the autograd of the kernels cannot serve the transforms that are active now."""
     if torch.autograd.forward_ad._current_level >= 0:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.core import torch_losses
-from fastloss.core.arguments import Parameter, autocast_applies
+from fastloss.core.arguments import Parameter, autocast_applies, known_to_be_false
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import widened
 from fastloss.skeletons.linear import LinearRow
@@ -147,7 +147,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
-    accumulate_float32: bool = False,
+    accumulate_float32: bool = True,
 ) -> Tensor:
     r"""Softmax cross-entropy of the logits ``input @ linear_weight.T + linear_bias``, which are never stored whole.
 
@@ -169,12 +169,19 @@ def linear_cross_entropy(
         target: class indices, or class probabilities in the dtype of the logits.
         linear_bias: the bias of each class.
         weight, reduction, label_smoothing, z_loss, softcap, temperature: as in :func:`cross_entropy`.
-        ignore_index: rows with this class index count for nothing; None: -100. Only for class indices.
+        ignore_index: rows with this class index count for nothing, whatever their features are, NaN included.
+            None: -100. Only for class indices.
         options: a :class:`torch.nn.LinearCrossEntropyOptions`. Chunks are the rule here, with options or without;
-            ``batch_chunk_size`` is their number of rows, ``acc_dtype=torch.float32`` is ``accumulate_float32``, the
-            other fields trade memory for what costs nothing here.
+            ``batch_chunk_size`` is their number of rows, ``acc_dtype`` decides for ``accumulate_float32`` unless it is
+            None, the other fields trade memory for what costs nothing here.
         accumulate_float32: for half types, sums the gradient of ``linear_weight`` over the chunks in float32, in two
-            more buffers of its shape. The products themselves accumulate as the matrix library does.
+            more buffers of its shape (4 bytes and 2 bytes an element). False adds up in the half type, without them:
+            each chunk then rounds the sum once more, which for bfloat16 took 0.6% of the gradient with 32 chunks and
+            5.9% with 512. On a CPU, and with a single chunk, False changes nothing.
+
+    Half types on a CPU are multiplied in float32, with a copy of ``linear_weight`` in it, and logits and gradients are
+    rounded once, at the end. float16 gradients wait for the upstream gradient, a loss scale say, before they are
+    rounded: on a CPU in float32, elsewhere by computing the logits a second time in backward.
 
     Shape:
         - input: (H) or (N, H)
@@ -219,6 +226,8 @@ def linear_cross_entropy(
     if ignore_index is not None and target.shape == shape:
         raise RuntimeError("ignore_index cannot be specified when target contains probabilities")
     bias = None if linear_bias is None else linear_bias.flatten()
+    if not target.is_floating_point():
+        input = _without_ignored_rows(input, target, -100 if ignore_index is None else ignore_index)
     logits = F.linear(input, linear_weight.flatten(0, -2), bias).reshape(shape)
     return _CROSS_ENTROPY.signature.reference(
         logits,
@@ -231,6 +240,16 @@ def linear_cross_entropy(
         softcap=softcap,
         temperature=temperature,
     )
+
+
+def _without_ignored_rows(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """`input` with zeros for the rows of which no target counts: their G is 0, but 0 * NaN is NaN."""
+    ignored = target == ignore_index
+    if target.shape[:1] != input.shape[:-1] or known_to_be_false(ignored):
+        return input  # what does not fit is torch's to refuse
+    if target.dim() > 1:
+        ignored = ignored.flatten(1).all(1)
+    return input.masked_fill(ignored.unsqueeze(-1), 0.0)
 
 
 @fused(Row(parameters={"gamma": Parameter(2.0)}, weight="alpha", index_targets_only=True))

@@ -44,7 +44,7 @@ class LinearCrossEntropyLoss(FunctionLoss, of=losses.linear_cross_entropy):
         z_loss: float = 0.0,
         softcap: float | None = None,
         temperature: float = 1.0,
-        accumulate_float32: bool = False,
+        accumulate_float32: bool = True,
     ) -> None:
         if weight is not None and weight.shape != (num_classes,):
             raise RuntimeError(f"expected weight shape to be {(num_classes,)}, got {tuple(weight.shape)}")

@@ -8,6 +8,9 @@ Multiply-adds in units of N H C (N rows, H features, C classes), of which torch'
                 count, as after .sum() or .mean(), it scales; if not, the gradient of the input is still a scaling of
                 its rows, and only logits and d_matrix are computed again, 2 more. Elsewhere looking would wait for
                 the device, so forward takes 1 and backward 3; so it does inside torch.compile.
+
+float16 with products in float16 (not on a CPU): mean and sum as none, see `fastloss.tiles.linear.deferred`. With
+products in float32 the gradients stay in float32 until they have met the upstream gradient.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from fastloss.core.autograd import Gradients, differentiate, gradient_wanted, sc
 from fastloss.core.registry import LOSSES
 from fastloss.operators.row import NONE, RowOperands, row_layout
 from fastloss.skeletons.row import SMALL, Row, batch_shape
-from fastloss.tiles.linear import LinearOperands, as_rows, forward, forward_backward
+from fastloss.tiles.linear import LinearOperands, as_rows, deferred, forward, forward_backward, of_counted_rows
 
 
 class LinearProblem(NamedTuple):
@@ -71,13 +74,13 @@ class LinearProblem(NamedTuple):
         *_, o = self._operands(tensors)
         # a FakeTensor has no value, and torch.compile does not look at one
         has_values = upstream.is_cpu and type(upstream) is Tensor and not torch.compiler.is_compiling()
-        common = _common_value(upstream, o) if has_values else None
+        common = _common_value(upstream, o) if has_values and not self.reduced else None
         if common is not None:
             if not state:
                 _, state = self._walk(namespace, tensors, self.wanted, None)
             return scaled(state, common, namespace)
         if state and self.wanted[0] == 0 and self.positions == 1:
-            of_input = state[0].mul_(upstream[:, None])
+            of_input = state[0].mul_(of_counted_rows(upstream, o)[:, None])
             rest = self.wanted[1:]
             return of_input, *(self._walk(namespace, tensors, rest, upstream)[1] if rest else ())
         return self._walk(namespace, tensors, self.wanted, upstream)[1]
@@ -145,7 +148,8 @@ class LinearRowCall(NamedTuple):
         given = [self.input, self.matrix, *([] if self.bias is None else [self.bias])]
         wanted = tuple(place for place, x in enumerate(given) if gradient_wanted(x))
         # For reduction none on a CPU, a bet: see the head of this file.
-        early = row.reduction != NONE or (self.input.is_cpu and not torch.compiler.is_compiling())
+        bet = self.input.is_cpu and not torch.compiler.is_compiling()
+        early = bet if row.reduction == NONE else not deferred(self.input)
         problem = LinearProblem(
             row.loss,
             tuple(row.parameters),
@@ -238,6 +242,7 @@ class LinearRow:
             operands = operands._replace(target=row_layout(soft.flatten(2) if soft.dim() > 2 else soft))
         matrix = matrix.reshape(-1, matrix.shape[-1]).to(dtype)
         options = bound.get("options")
+        summed = getattr(options, "acc_dtype", None)
         return LinearRowCall(
             (input.unsqueeze(0) if input.dim() == 1 else input).to(dtype),
             matrix,
@@ -246,7 +251,7 @@ class LinearRow:
                 operands,
                 shape[2:].numel(),
                 getattr(options, "batch_chunk_size", None) or 0,
-                bool(bound.get("accumulate_float32")) or getattr(options, "acc_dtype", None) == torch.float32,
+                bool(bound.get("accumulate_float32", True)) if summed is None else summed == torch.float32,
             ),
             torch.float32 if narrow else dtype,
             batch_shape(shape),
