@@ -109,6 +109,8 @@ def cross_entropy(
         input = softcap * torch.tanh(input / softcap)
     if tempered:
         input = input / temperature
+    if target.dtype == torch.uint8 and label_smoothing and input.dim() <= 2:
+        target = target.long()  # torch takes uint8, but its mean of weighted and smoothed losses does not
     if not z_loss:
         return torch_losses.cross_entropy(
             input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing
@@ -163,6 +165,10 @@ def linear_cross_entropy(
     ``"none"`` on a CPU, with two more in backward unless the upstream gradient is the same for all rows that count or
     only ``input`` wants a gradient; elsewhere it takes four in all.
 
+    Half types on a CPU are multiplied in float32, with a copy of ``linear_weight`` in it, and logits and gradients are
+    rounded once, at the end. float16 gradients wait for the upstream gradient, a loss scale say, before they are
+    rounded: on a CPU in float32, elsewhere by computing the logits a second time in backward.
+
     Args:
         input: the features of each row.
         linear_weight: the weights of each class.
@@ -178,10 +184,6 @@ def linear_cross_entropy(
             more buffers of its shape (4 bytes and 2 bytes an element). False adds up in the half type, without them:
             each chunk then rounds the sum once more, which for bfloat16 took 0.6% of the gradient with 32 chunks and
             5.9% with 512. On a CPU, and with a single chunk, False changes nothing.
-
-    Half types on a CPU are multiplied in float32, with a copy of ``linear_weight`` in it, and logits and gradients are
-    rounded once, at the end. float16 gradients wait for the upstream gradient, a loss scale say, before they are
-    rounded: on a CPU in float32, elsewhere by computing the logits a second time in backward.
 
     Shape:
         - input: (H) or (N, H)

@@ -25,6 +25,8 @@ def _beside(case: Case, name: str, shape: tuple[int, ...]):
 def _of_other_shapes(whole: torch.Tensor) -> list[torch.Tensor]:
     """Those that broadcast to the whole one, and those that do not."""
     first = whole.reshape(-1)[0]
+    if not whole.dim():
+        return [first, first.reshape(1), first.reshape(1, 1), whole.new_ones(2)]
     return [
         first.reshape(()),
         first.reshape(1),
