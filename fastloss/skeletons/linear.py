@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fastloss.core.arguments import EMPTY, SMALL_ON_CPU, Invalid, Signature, autocast_applies, check_range
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted, scaled
+from fastloss.core.dtypes import without_autocast
 from fastloss.core.registry import LOSSES
 from fastloss.operators.row import NONE, RowOperands, row_layout
 from fastloss.skeletons.row import SMALL, Row, batch_shape
@@ -65,7 +66,8 @@ class LinearProblem(NamedTuple):
             return (loss,), gradients
         if torch.compiler.is_compiling():
             return (getattr(torch.ops, namespace).linear_row_forward(*self._flat(tensors)),), ()
-        return (forward(*operands, getattr(torch.ops, namespace)),), ()
+        with without_autocast(tensors[0]):
+            return (forward(*operands, getattr(torch.ops, namespace)),), ()
 
     def gradients(
         self, namespace: str, tensors: Sequence[Tensor], state: Sequence[Tensor], upstream: Tensor
@@ -99,7 +101,8 @@ class LinearProblem(NamedTuple):
         if torch.compiler.is_compiling():
             loss, *every = operators.linear_row_forward_backward(*self._flat(tensors), flags, upstream)
         else:
-            loss, every = forward_backward(*self._operands(tensors), operators, flags, upstream)
+            with without_autocast(tensors[0]):  # it would round products that are to be in float32
+                loss, every = forward_backward(*self._operands(tensors), operators, flags, upstream)
         return loss, [gradient for gradient, flag in zip(every, flags, strict=True) if flag]
 
     def _tensors(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from fastloss.core.arguments import accumulator_dtype, known_to_be_false
+from fastloss.core.dtypes import without_autocast
 from fastloss.operators.row import MEAN, NONE, SUM, RowOperands
 
 # Of the logits of one chunk: enough rows for the matrix products to be as quick as in one piece, and few enough passes
@@ -242,12 +243,14 @@ def _register(namespace: str) -> torch.library.Library:
     def linear_row_forward(input, matrix, bias, *rest):
         *row, positions, chunk, wide = rest
         o = LinearOperands(RowOperands(*row), positions, chunk, wide)
-        return forward(input, matrix, bias, o, getattr(torch.ops, namespace))
+        with without_autocast(input):
+            return forward(input, matrix, bias, o, getattr(torch.ops, namespace))
 
     def linear_row_forward_backward(input, matrix, bias, *rest):
         *row, positions, chunk, wide, wanted, upstream = rest
         o = LinearOperands(RowOperands(*row), positions, chunk, wide)
-        loss, gradients = forward_backward(input, matrix, bias, o, getattr(torch.ops, namespace), wanted, upstream)
+        with without_autocast(input):
+            loss, gradients = forward_backward(input, matrix, bias, o, getattr(torch.ops, namespace), wanted, upstream)
         dtype = gradients_dtype(input, upstream)
         return loss, *(input.new_empty(0, dtype=dtype) if g is None else g for g in gradients)
 

@@ -47,12 +47,13 @@ class LanesTeam {
       : thread(int(threadIdx.x) & (job.lanes - 1)),
         threads(job.lanes),
         slot(int(threadIdx.x) / job.lanes),
-        row(job.first_row + (long long)blockIdx.x * (int(blockDim.x) / job.lanes) + slot),
+        row_(job.first_row + (long long)blockIdx.x * (int(blockDim.x) / job.lanes) + slot),
         mask_((0xffffffffu >> (32 - job.lanes)) << (threadIdx.x & 31u & ~(unsigned(job.lanes) - 1u))) {}
 
   const int thread, threads, slot;
-  const long long row;
   static constexpr int rank = 0, ranks = 1;
+
+  GPU_INLINE long long row() const { return row_; }
 
   GPU_INLINE bool reports() const { return thread == 0; }
   template <bool kDense, class Units, class A>
@@ -63,6 +64,7 @@ class LanesTeam {
   GPU_INLINE void leave() const {}
 
  private:
+  const long long row_;
   const unsigned mask_;
 };
 
@@ -70,18 +72,22 @@ class BlockTeam {
  public:
   template <class Job>
   GPU_INLINE explicit BlockTeam(const Job& job)
-      : thread(int(threadIdx.x)), threads(int(blockDim.x)), row(job.first_row + (long long)blockIdx.x) {}
+      : thread(int(threadIdx.x)), threads(int(blockDim.x)), first_row_(job.first_row) {}
 
   const int thread, threads;
-  const long long row;
   static constexpr int slot = 0, rank = 0, ranks = 1;
 
+  // Computed anew at every use: kept across the passes over the row, it was spilled on sm_80.
+  GPU_INLINE long long row() const { return first_row_ + block_number(); }
   GPU_INLINE bool reports() const { return thread == 0; }
   template <bool kDense, class Units, class A>
   GPU_INLINE Statistics<A> join(const Units& units, const Statistics<A>& s) const {
     return join_block<kDense>(units, s);
   }
   GPU_INLINE void leave() const {}
+
+ private:
+  const long long& first_row_;
 };
 
 #if GPU_ARCH >= 900
@@ -93,7 +99,7 @@ class ClusterTeam {
         threads(int(blockDim.x)),
         rank(int(cluster_.rank())),
         ranks(int(cluster_.size())),
-        row(job.first_row + (long long)(blockIdx.x / unsigned(ranks))) {}
+        row_(job.first_row + (long long)(blockIdx.x / unsigned(ranks))) {}
 
   static constexpr int slot = 0;
 
@@ -102,7 +108,12 @@ class ClusterTeam {
 
  public:
   const int thread, threads, rank, ranks;
-  const long long row;
+
+ private:
+  const long long row_;
+
+ public:
+  GPU_INLINE long long row() const { return row_; }
 
   GPU_INLINE bool reports() const { return thread == 0 && rank == 0; }
 
