@@ -23,8 +23,8 @@ LOSSES = {
     "l1_loss": PointwiseLoss(operands=2),
     "huber_loss": PointwiseLoss(operands=2),
     "smooth_l1_loss": PointwiseLoss(operands=2, constants=_beta),
-    "quantile_loss": PointwiseLoss(operands=3, requirement="quantile_loss: tau must be between 0 and 1"),
-    "expectile_loss": PointwiseLoss(operands=3, requirement="expectile_loss: tau must be between 0 and 1"),
+    "quantile_loss": PointwiseLoss(operands=3, requirement="tau must be between 0 and 1"),
+    "expectile_loss": PointwiseLoss(operands=3, requirement="tau must be between 0 and 1"),
     "log_cosh_loss": PointwiseLoss(operands=2),
 }
 

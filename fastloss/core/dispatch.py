@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from fastloss import operators
-from fastloss.core import arguments, memo, torch_losses
+from fastloss.core import arguments, environment, memo, torch_losses
 
-BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
+BACKENDS = environment.BACKEND.values
 
 # backend -> device types, device type -> automatic order of preference, backend -> namespace of its operators
 _DEVICES = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda", "xpu")}
@@ -54,13 +53,7 @@ class Explanation:
 # ------------------------------------------------------------------------------------------ what the user asks for
 
 
-def _checked(name: str, source: str) -> str:
-    if name not in BACKENDS:
-        raise ValueError(f"{source}: unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
-    return name
-
-
-_default = _checked(os.environ.get("FASTLOSS_BACKEND") or "auto", "FASTLOSS_BACKEND")
+_default = environment.BACKEND.read()
 _local = threading.local()  # not a ContextVar: torch.compile cannot trace one, and does guard on this
 
 
@@ -82,7 +75,8 @@ def backend(name: str) -> Iterator[None]:
         BackendError: from a loss inside the block that the chosen backend cannot compute, with the reason. Only
             ``"auto"`` lets another backend answer.
     """
-    _checked(name, "fastloss.backend")
+    if name not in BACKENDS:
+        raise ValueError(f"fastloss.backend: unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
     before = getattr(_local, "backend", None)
     _local.backend = name
     try:
@@ -123,7 +117,7 @@ def explain(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
 
 def unavailable(name: str, device: str) -> str | None:
     """Why backend `name` cannot compute on tensors of a device type; None: it can."""
-    interpreted = name == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    interpreted = name == "triton" and device == "cpu" and environment.INTERPRET.read()
     if device not in _DEVICES[name] and not interpreted:
         return f"it does not compute on {device} tensors"
     return operators.UNAVAILABLE[name]
