@@ -77,7 +77,7 @@ def _load_triton() -> str | None:
     library = _LIBRARIES[NAMESPACES.index("fastloss_triton")]
     keys = ["CUDA", "XPU"] + (["CPU"] if os.environ.get("TRITON_INTERPRET") == "1" else [])
     launchers = {name: skeleton for skeleton, operators in _SKELETONS.items() for name in operators.SCHEMAS}
-    for name, module in {**launchers, _SCALE: "common"}.items():
+    for name, module in {**launchers, _SCALE: "scale"}.items():
         for key in keys:
             library.impl(name, _triton_launcher(module, name), key)
     return None
@@ -85,7 +85,7 @@ def _load_triton() -> str | None:
 
 def _triton_launcher(module: str, name: str) -> Any:
     def launch(*operands: Any) -> Any:  # importing triton takes a second, so at the first call
-        return getattr(importlib.import_module(f"fastloss.triton_kernels.{module}"), name)(*operands)
+        return getattr(importlib.import_module(f"fastloss.triton_kernels.operators.{module}"), name)(*operands)
 
     return launch
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from compile_only import CHIPS, Compiled, compiling
-from kernels import row
+from kernels import row, scale
 
 NAME = os.environ["FASTLOSS_TEST_CHIP"]
 CHIP = CHIPS[NAME]
@@ -130,7 +130,7 @@ def test_sums_and_scale():
     with compiling(CHIP) as compiled:
         logits, target = torch.empty(100_000, 16), torch.empty(100_000, dtype=torch.long)
         row.row_forward(logits, target, torch.empty(16), "cross_entropy", PLAIN, -100, MEAN)
-        row.scale_(torch.empty(64, 32000, dtype=BF16), torch.empty(()))
+        scale.scale_(torch.empty(64, 32000, dtype=BF16), torch.empty(()))
     names = ["resident_kernel", "target_weight_kernel", "sum_kernel", "sum_kernel", "sum_kernel", "scale_kernel"]
     assert [kernel.kernel for kernel in compiled] == names
     for kernel in compiled:

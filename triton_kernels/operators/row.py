@@ -1,6 +1,6 @@
 """Row losses in Triton: losses over one row of logits, with the softmax over the classes. The launchers.
 
-row_losses.py has the losses, row_kernels.py the three kernels. Which kernel runs, and how often it reads the s bytes of
+kernels/row.py has the three kernels. Which kernel runs, and how often it reads the s bytes of
 the logits (soft targets are read as often as the logits):
 
     kernel     logits                              forward    forward + backward    backward from the state
@@ -12,33 +12,28 @@ and the gradient is written once. An index target outside [0, C) that is not ign
 On an NVIDIA GPU it traps, as in torch (tl.device_assert); on an AMD GPU its row gives NaN.
 
 The plan of a launch follows from shape, strides and dtype alone: no autotuning, so no first-call cost and the same bits
-on every run. The constants of the plan come from registers and loads in flight as compiled; nothing here has been
+on every run. The coefficients of the plan come from registers and loads in flight as compiled; nothing here has been
 measured on a GPU yet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from .common import (
-    PACKET_BYTES,
-    accumulator_dtype,
-    has_unit_stride,
-    is_aligned,
-    kernel_constants,
-    on_device,
-    scale_,
-    sum_rows,
-    sum_target_weights,
-)
-from .row_kernels import resident_kernel, streaming_kernel, strided_kernel
-from .row_losses import LOSSES
+from fastloss.core.arguments import accumulator_dtype
 
-__all__ = ["row_backward", "row_forward", "row_forward_backward", "row_forward_backward_", "scale_"]
+from ..coefficients import in_arithmetic, kernel_numbers
+from ..kernels.row import resident_kernel, streaming_kernel, strided_kernel
+from ..losses import declared
+from ..memory import PACKET_BYTES, has_unit_stride, is_aligned, on_device
+from ..sums import sum_rows, sum_target_weights
+
+__all__ = ["row_backward", "row_forward", "row_forward_backward", "row_forward_backward_"]
 
 NONE, MEAN, SUM = 0, 1, 2  # reduction
 
@@ -88,20 +83,21 @@ def launch(
     if classes >= 2**31 - RESIDENT_BYTES:
         raise ValueError(f"{classes} classes: columns are 32-bit")
     accumulate = accumulator_dtype(logits.dtype)
-    described = LOSSES[loss](parameters, classes)
+    description = declared(loss)
+    coefficients = description.coefficients(in_arithmetic(parameters, accumulate), classes)
     soft = target.is_floating_point()
     pointers = (logits, target, weight, state, grad_loss, denominator, row_losses, gradient)
-    constants = kernel_constants(described.constants, accumulate)
     in_place = gradient is not None and gradient.data_ptr() == logits.data_ptr()
+    spreads = getattr(coefficients, "uniform", None) is not None
     flags = {
-        "LOSS": loss, "MODE": mode, "SOFT": soft, "DENSE": soft or described.spreads,
-        "MODULATED": described.modulated, "IN_PLACE": in_place,
+        "LOSS": description.helper, "MODE": mode, "SOFT": soft, "DENSE": soft or spreads, "IN_PLACE": in_place,
     }  # fmt: skip
+    numbers = kernel_numbers(coefficients, accumulate)
     with on_device(logits):
         if logits.dim() == 3:
-            launch_strided(pointers, logits, target, gradient, ignore_index, constants, accumulate.itemsize, flags)
+            launch_strided(pointers, logits, target, gradient, ignore_index, numbers, accumulate.itemsize, flags)
         else:
-            launch_rows(pointers, logits, target, gradient, ignore_index, constants, accumulate.itemsize, flags)
+            launch_rows(pointers, logits, target, gradient, ignore_index, numbers, accumulate.itemsize, flags)
 
 
 Pointers = tuple[Tensor | None, ...]
@@ -113,16 +109,16 @@ def launch_rows(
     target: Tensor,
     gradient: Tensor | None,
     ignore_index: int,
-    constants: tuple[object, ...],
+    coefficients: tuple[object, ...],
     accumulator_bytes: int,
-    flags: dict[str, object],
+    flags: dict[str, Any],
 ) -> None:
     rows, classes = logits.shape
     aligned = is_aligned(logits, logits.stride(0), classes)
     packet = class_packet(logits, aligned)
     soft_stride = target.stride(0) if flags["SOFT"] else 0
     gradient_stride = 0 if gradient is None else gradient.stride(0)
-    arguments = (rows, classes, logits.stride(0), soft_stride, gradient_stride, ignore_index, constants)
+    arguments = (rows, classes, logits.stride(0), soft_stride, gradient_stride, ignore_index, coefficients)
     flags |= {
         "PACKET": packet,
         "EDGES": packet > 1 and not aligned,
@@ -151,14 +147,16 @@ def launch_strided(
     target: Tensor,
     gradient: Tensor | None,
     ignore_index: int,
-    constants: tuple[object, ...],
+    coefficients: tuple[object, ...],
     accumulator_bytes: int,
-    flags: dict[str, object],
+    flags: dict[str, Any],
 ) -> None:
     batches, classes, positions = logits.shape
     packet = PACKET_BYTES // logits.element_size()
     positions_a_program = min(triton.next_power_of_2(positions), 32 * STRIDED_WARPS * packet)
-    heavy = flags["MODULATED"] and flags["MODE"] != "backward"  # 2 registers of a whole tile spill on sm_100
+    heavy = (
+        flags["LOSS"].modulation is not None and flags["MODE"] != "backward"
+    )  # 2 registers of a whole tile spill on sm_100
     tile_bytes = STRIDED_TILE_BYTES // 2 if heavy else STRIDED_TILE_BYTES
     classes_a_tile = tile_bytes // accumulator_bytes // positions_a_program
     blocks = triton.cdiv(positions, positions_a_program)
@@ -170,7 +168,7 @@ def launch_strided(
 
     strided_kernel[(batches * blocks,)](
         *pointers, batches * positions, classes, positions, blocks, *logits.stride()[:2], *target_strides,
-        *gradient_strides, ignore_index, constants, **flags,
+        *gradient_strides, ignore_index, coefficients, **flags,
         CLASSES=min(classes_a_tile, triton.next_power_of_2(classes)), POSITIONS=positions_a_program, PACKET=packet,
         ALIGNED=aligned(logits), TARGET_ALIGNED=bool(flags["SOFT"]) and aligned(target),
         GRADIENT_ALIGNED=aligned(gradient), num_warps=STRIDED_WARPS, debug=TRAPS, sanitize_overflow=False,

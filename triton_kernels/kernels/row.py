@@ -21,7 +21,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .row_losses import row_finish, row_index_mass, row_logit, row_mass
 from .row_tiles import (
     absorb,
     carried,
@@ -49,8 +48,8 @@ from .row_tiles import (
 )
 def resident_kernel(
     logits, target, weight, state, grad_loss, denominator, loss, gradient,
-    rows, classes, logits_stride, target_stride, gradient_stride, ignore_index, constants,
-    LOSS: tl.constexpr, MODE: tl.constexpr, SOFT: tl.constexpr, DENSE: tl.constexpr, MODULATED: tl.constexpr,
+    rows, classes, logits_stride, target_stride, gradient_stride, ignore_index, coefficients,
+    LOSS: tl.constexpr, MODE: tl.constexpr, SOFT: tl.constexpr, DENSE: tl.constexpr,
     IN_PLACE: tl.constexpr, ROWS: tl.constexpr, PACKETS: tl.constexpr, PACKET: tl.constexpr, EDGES: tl.constexpr,
     BASE_ALIGNED: tl.constexpr, TARGET_ALIGNED: tl.constexpr, GRADIENT_ALIGNED: tl.constexpr,
 ):  # fmt: skip
@@ -81,7 +80,7 @@ def resident_kernel(
     column = head[:, None, None] + offset
     inside = tl.broadcast_to(packet < packets[:, None, None], column.shape)
     mask = inside & counted[:, None, None]
-    z, q = read_tile(LOSS, constants, body, target_body, weight, offset, column, mask, A, DENSE, "evict_first")
+    z, q = read_tile(LOSS, coefficients, body, target_body, weight, offset, column, mask, A, DENSE, "evict_first")
     if EDGES:
         side = tl.arange(0, 2)[None, :, None]
         edge_offset = tl.where(side == 0, lane - PACKET, packets[:, None, None] * PACKET + lane)
@@ -89,7 +88,7 @@ def resident_kernel(
         edge_inside = (edge_column >= 0) & (edge_column < classes)
         edge_mask = edge_inside & counted[:, None, None]
         edge_z, edge_q = read_tile(
-            LOSS, constants, body, target_body, weight, edge_offset, edge_column, edge_mask, A, DENSE, "evict_first"
+            LOSS, coefficients, body, target_body, weight, edge_offset, edge_column, edge_mask, A, DENSE, "evict_first"
         )
 
     linear = tl.zeros((ROWS,), A)
@@ -101,7 +100,7 @@ def resident_kernel(
             mass = tl.sum(sum_mass(q, mask, z, 2), axis=1)
             if EDGES:
                 mass += tl.sum(sum_mass(edge_q, edge_mask, edge_z, 2), axis=1)
-        if MODULATED:
+        if LOSS.modulation is not None:
             at_index = index_spread(z, mask, column, index, top)
             if EDGES:
                 at_index += index_spread(edge_z, edge_mask, edge_column, index, top)
@@ -119,13 +118,13 @@ def resident_kernel(
         log_sum = tl.log(total)
     index_mass = tl.zeros((ROWS,), A)
     if not SOFT:
-        index_mass = row_index_mass(LOSS, constants, row_weight)
-        if MODULATED:
-            index_mass, linear = modulated_mass(LOSS, constants, index_mass, at_index - log_sum)
+        index_mass = LOSS.index_mass(row_weight, coefficients)
+        if LOSS.modulation is not None:
+            index_mass, linear = modulated_mass(LOSS, coefficients, index_mass, at_index - log_sum)
         elif MODE != "backward":
             linear += index_mass * at_index
         mass += index_mass
-    row_loss, coefficient = row_finish(LOSS, constants, top, log_sum, mass, linear, row_weight)
+    row_loss, coefficient = LOSS.finish(top, log_sum, mass, linear, row_weight, coefficients)
 
     if MODE != "backward":
         tl.store(loss + row, tl.where(counted, row_loss, 0.0), mask=exists)
@@ -143,12 +142,25 @@ def resident_kernel(
         log_sum = log_sum[:, None, None]
         gradient_body = row_body(gradient, row, gradient_stride, head, PACKET, EDGES, GRADIENT_ALIGNED, BASE_ALIGNED)
         gradient_body = gradient_body[:, None, None]
-        value = tile_gradient(LOSS, constants, z, q, column, index, top, log_sum, coefficient, scale, index_mass, DENSE)
+        value = tile_gradient(
+            LOSS, coefficients, z, q, column, index, top, log_sum, coefficient, scale, index_mass, DENSE
+        )
         value = tl.where(mask, value, 0.0).to(gradient.dtype.element_ty)
         tl.store(gradient_body + offset, value, mask=inside & exists[:, None, None])
         if EDGES:
             value = tile_gradient(
-                LOSS, constants, edge_z, edge_q, edge_column, index, top, log_sum, coefficient, scale, index_mass, DENSE
+                LOSS,
+                coefficients,
+                edge_z,
+                edge_q,
+                edge_column,
+                index,
+                top,
+                log_sum,
+                coefficient,
+                scale,
+                index_mass,
+                DENSE,
             )
             value = tl.where(edge_mask, value, 0.0).to(gradient.dtype.element_ty)
             tl.store(gradient_body + edge_offset, value, mask=edge_inside & exists[:, None, None])
@@ -159,8 +171,8 @@ def resident_kernel(
 )
 def streaming_kernel(
     logits, target, weight, state, grad_loss, denominator, loss, gradient,
-    rows, classes, logits_stride, target_stride, gradient_stride, ignore_index, constants,
-    LOSS: tl.constexpr, MODE: tl.constexpr, SOFT: tl.constexpr, DENSE: tl.constexpr, MODULATED: tl.constexpr,
+    rows, classes, logits_stride, target_stride, gradient_stride, ignore_index, coefficients,
+    LOSS: tl.constexpr, MODE: tl.constexpr, SOFT: tl.constexpr, DENSE: tl.constexpr,
     IN_PLACE: tl.constexpr, PACKETS: tl.constexpr, PACKET: tl.constexpr, EDGES: tl.constexpr,
     BASE_ALIGNED: tl.constexpr, TARGET_ALIGNED: tl.constexpr, GRADIENT_ALIGNED: tl.constexpr,
 ):  # fmt: skip
@@ -203,7 +215,7 @@ def streaming_kernel(
     whole = packets // PACKETS * PACKETS  # packets in tiles that need no mask
     if EDGES:
         edge_z, edge_q = read_tile(
-            LOSS, constants, body, target_body, weight, edge_offset, edge_column, edge_mask, A, DENSE, "evict_first"
+            LOSS, coefficients, body, target_body, weight, edge_offset, edge_column, edge_mask, A, DENSE, "evict_first"
         )
     linear = tl.zeros((), A)
     mass = tl.zeros((), A)
@@ -212,7 +224,7 @@ def streaming_kernel(
         log_sum = tl.load(state + rows + row)
         if DENSE:
             mass = row_total_mass(
-                LOSS, constants, target_body, weight, head, packets, classes, A, SOFT, PACKETS, PACKET
+                LOSS, coefficients, target_body, weight, head, packets, classes, A, SOFT, PACKETS, PACKET
             )
             if EDGES and (SOFT or weight is not None):
                 mass += tl.sum(sum_mass(edge_q, edge_mask, edge_z, 1), axis=0)
@@ -224,14 +236,14 @@ def streaming_kernel(
         for first in range(0, whole, PACKETS):
             offset = (first + tile) * PACKET + tl.arange(0, PACKET)[None, :]
             z, q = read_tile(
-                LOSS, constants, body, target_body, weight, offset, head + offset, None, A, DENSE, FIRST_READ
+                LOSS, coefficients, body, target_body, weight, offset, head + offset, None, A, DENSE, FIRST_READ
             )
             tops, totals, masses, linears = absorb(z, q, None, tops, totals, masses, linears, DENSE, 1)
         if whole < packets:
             offset = (whole + tile) * PACKET + tl.arange(0, PACKET)[None, :]
             mask = tl.broadcast_to(whole + tile < packets, offset.shape)
             z, q = read_tile(
-                LOSS, constants, body, target_body, weight, offset, head + offset, mask, A, DENSE, FIRST_READ
+                LOSS, coefficients, body, target_body, weight, offset, head + offset, mask, A, DENSE, FIRST_READ
             )
             tops, totals, masses, linears = absorb(z, q, mask, tops, totals, masses, linears, DENSE, 1)
         top = tl.max(tops, axis=0)
@@ -248,16 +260,16 @@ def streaming_kernel(
         log_sum = tl.where(total == 0.0, float("nan"), tl.log(total))  # 0: every logit is -inf
     index_mass = tl.zeros((), A)
     if not SOFT:
-        index_mass = row_index_mass(LOSS, constants, row_weight)
-        if MODULATED or MODE != "backward":
+        index_mass = LOSS.index_mass(row_weight, coefficients)
+        if LOSS.modulation is not None or MODE != "backward":
             x_index = tl.load(logits + row * logits_stride + index, mask=index >= 0, other=0.0).to(A)
-            at_index = row_logit(LOSS, constants, x_index) - top
-            if MODULATED:
-                index_mass, linear = modulated_mass(LOSS, constants, index_mass, at_index - log_sum)
+            at_index = LOSS.logit(x_index, coefficients) - top
+            if LOSS.modulation is not None:
+                index_mass, linear = modulated_mass(LOSS, coefficients, index_mass, at_index - log_sum)
             else:
                 linear += index_mass * at_index
         mass += index_mass
-    row_loss, coefficient = row_finish(LOSS, constants, top, log_sum, mass, linear, row_weight)
+    row_loss, coefficient = LOSS.finish(top, log_sum, mass, linear, row_weight, coefficients)
 
     if MODE != "backward":
         tl.store(loss + row, row_loss)
@@ -274,24 +286,35 @@ def streaming_kernel(
             offset = (whole + tile) * PACKET + tl.arange(0, PACKET)[None, :]
             mask = tl.broadcast_to(whole + tile < packets, offset.shape)
             z, q = read_tile(
-                LOSS, constants, body, target_body, weight, offset, head + offset, mask, A, DENSE, "evict_first"
+                LOSS, coefficients, body, target_body, weight, offset, head + offset, mask, A, DENSE, "evict_first"
             )
             value = tile_gradient(
-                LOSS, constants, z, q, head + offset, index, top, log_sum, coefficient, scale, index_mass, DENSE
+                LOSS, coefficients, z, q, head + offset, index, top, log_sum, coefficient, scale, index_mass, DENSE
             )
             tl.store(gradient_body + offset, value.to(gradient.dtype.element_ty), mask=mask)
         for done in range(0, whole, PACKETS):
             offset = (whole - PACKETS - done + tile) * PACKET + tl.arange(0, PACKET)[None, :]
             z, q = read_tile(
-                LOSS, constants, body, target_body, weight, offset, head + offset, None, A, DENSE, "evict_first"
+                LOSS, coefficients, body, target_body, weight, offset, head + offset, None, A, DENSE, "evict_first"
             )
             value = tile_gradient(
-                LOSS, constants, z, q, head + offset, index, top, log_sum, coefficient, scale, index_mass, DENSE
+                LOSS, coefficients, z, q, head + offset, index, top, log_sum, coefficient, scale, index_mass, DENSE
             )
             tl.store(gradient_body + offset, value.to(gradient.dtype.element_ty))
         if EDGES:
             value = tile_gradient(
-                LOSS, constants, edge_z, edge_q, edge_column, index, top, log_sum, coefficient, scale, index_mass, DENSE
+                LOSS,
+                coefficients,
+                edge_z,
+                edge_q,
+                edge_column,
+                index,
+                top,
+                log_sum,
+                coefficient,
+                scale,
+                index_mass,
+                DENSE,
             )
             tl.store(gradient_body + edge_offset, value.to(gradient.dtype.element_ty), mask=edge_mask)
 
@@ -320,7 +343,7 @@ def ignore_row(
 
 @triton.jit
 def row_total_mass(
-    LOSS: tl.constexpr, constants, target_body, weight, head, packets, classes,
+    LOSS: tl.constexpr, coefficients, target_body, weight, head, packets, classes,
     A: tl.constexpr, SOFT: tl.constexpr, PACKETS: tl.constexpr, PACKET: tl.constexpr,
 ):  # fmt: skip
     """sum_j q_j over the packets of a row; over all classes where q is the same for each of them."""
@@ -330,11 +353,11 @@ def row_total_mass(
             packet = first + tl.arange(0, PACKETS)[:, None]
             offset = packet * PACKET + tl.arange(0, PACKET)[None, :]
             mask = tl.broadcast_to(packet < packets, offset.shape)
-            q = read_mass(LOSS, constants, target_body, weight, offset, head + offset, mask, mask, A, "evict_last")
+            q = read_mass(LOSS, coefficients, target_body, weight, offset, head + offset, mask, mask, A, "evict_last")
             masses += tl.sum(q, axis=1)
         return tl.sum(masses, axis=0)
     else:
-        return row_mass(LOSS, constants, tl.full((), 1.0, A), tl.full((), 0.0, A)) * classes.to(A)
+        return LOSS.mass(tl.full((), 1.0, A), tl.full((), 0.0, A), coefficients) * classes.to(A)
 
 
 @triton.jit(
@@ -346,8 +369,8 @@ def row_total_mass(
 def strided_kernel(
     logits, target, weight, state, grad_loss, denominator, loss, gradient,
     rows, classes, positions, blocks, logits_batch, logits_class, target_batch, target_class,
-    gradient_batch, gradient_class, ignore_index, constants,
-    LOSS: tl.constexpr, MODE: tl.constexpr, SOFT: tl.constexpr, DENSE: tl.constexpr, MODULATED: tl.constexpr,
+    gradient_batch, gradient_class, ignore_index, coefficients,
+    LOSS: tl.constexpr, MODE: tl.constexpr, SOFT: tl.constexpr, DENSE: tl.constexpr,
     IN_PLACE: tl.constexpr, CLASSES: tl.constexpr, POSITIONS: tl.constexpr, PACKET: tl.constexpr,
     ALIGNED: tl.constexpr, TARGET_ALIGNED: tl.constexpr, GRADIENT_ALIGNED: tl.constexpr,
 ):  # fmt: skip
@@ -392,12 +415,12 @@ def strided_kernel(
                 mask = in_row & exists[None, :]
                 target_offset = column.to(tl.int64) * target_class + lane
                 q = read_mass(
-                    LOSS, constants, target_body, weight, target_offset, column, in_row, mask, A, "evict_last"
+                    LOSS, coefficients, target_body, weight, target_offset, column, in_row, mask, A, "evict_last"
                 )
                 mass += sum_mass(q, mask, mask, 0)
-        if MODULATED:
+        if LOSS.modulation is not None:
             at_class = batch * logits_batch + tl.maximum(tl.reshape(index, [POSITIONS]), 0).to(tl.int64) * logits_class
-            z_index = row_logit(LOSS, constants, tl.load(logits + at_class + position, mask=counted, other=0.0).to(A))
+            z_index = LOSS.logit(tl.load(logits + at_class + position, mask=counted, other=0.0).to(A), coefficients)
     else:
         total = tl.zeros((POSITIONS,), A)
         z_index = tl.zeros((POSITIONS,), A)
@@ -406,12 +429,12 @@ def strided_kernel(
             in_row = column < classes
             mask = in_row & exists[None, :]
             offset = column.to(tl.int64) * logits_class + lane
-            z = read_logits(LOSS, constants, body + offset, mask, A, "evict_last")
+            z = read_logits(LOSS, coefficients, body + offset, mask, A, "evict_last")
             q = tl.zeros((), A)
             if DENSE:
                 target_offset = column.to(tl.int64) * target_class + lane
                 q = read_mass(
-                    LOSS, constants, target_body, weight, target_offset, column, in_row, mask, A, "evict_last"
+                    LOSS, coefficients, target_body, weight, target_offset, column, in_row, mask, A, "evict_last"
                 )
             top, total, mass, linear = absorb(z, q, mask, top, total, mass, linear, DENSE, 0)
             if not SOFT:
@@ -419,13 +442,13 @@ def strided_kernel(
         log_sum = tl.where(total == 0.0, float("nan"), tl.log(total))  # 0: every logit is -inf
     index_mass = tl.zeros((POSITIONS,), A)
     if not SOFT:
-        index_mass = row_index_mass(LOSS, constants, row_weight)
-        if MODULATED:
-            index_mass, linear = modulated_mass(LOSS, constants, index_mass, z_index - top - log_sum)
+        index_mass = LOSS.index_mass(row_weight, coefficients)
+        if LOSS.modulation is not None:
+            index_mass, linear = modulated_mass(LOSS, coefficients, index_mass, z_index - top - log_sum)
         elif MODE != "backward":
             linear += index_mass * (z_index - top)
         mass += index_mass
-    row_loss, coefficient = row_finish(LOSS, constants, top, log_sum, mass, linear, row_weight)
+    row_loss, coefficient = LOSS.finish(top, log_sum, mass, linear, row_weight, coefficients)
 
     if MODE != "backward":
         tl.store(loss + row, tl.where(counted, row_loss, 0.0), mask=exists)
@@ -449,15 +472,17 @@ def strided_kernel(
             column = last - done + block
             in_row = column < classes
             mask = in_row & exists[None, :]
-            z = read_logits(LOSS, constants, body + (column.to(tl.int64) * logits_class + lane), mask, A, "evict_first")
+            z = read_logits(
+                LOSS, coefficients, body + (column.to(tl.int64) * logits_class + lane), mask, A, "evict_first"
+            )
             q = tl.zeros((), A)
             if DENSE:
                 target_offset = column.to(tl.int64) * target_class + lane
                 q = read_mass(
-                    LOSS, constants, target_body, weight, target_offset, column, in_row, mask, A, "evict_first"
+                    LOSS, coefficients, target_body, weight, target_offset, column, in_row, mask, A, "evict_first"
                 )
             value = tile_gradient(
-                LOSS, constants, z, q, column, index, top, log_sum, coefficient, scale, index_mass, DENSE
+                LOSS, coefficients, z, q, column, index, top, log_sum, coefficient, scale, index_mass, DENSE
             )
             value = tl.where(counted[None, :], value, 0.0).to(gradient.dtype.element_ty)
             tl.store(gradient_body + (column.to(tl.int64) * gradient_class + lane), value, mask=mask)

@@ -21,23 +21,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .common import constant
-from .pointwise_losses import pointwise_domain, pointwise_loss
-
-
-@triton.jit
-def widen(value, A: tl.constexpr):
-    """Half types by way of fp32: not every target converts them to fp64."""
-    if A == tl.float64 and (value.dtype == tl.bfloat16 or value.dtype == tl.float16):
-        value = value.to(tl.float32)
-    return value.to(A)
-
-
-@triton.jit
-def narrow(value, dtype: tl.constexpr):
-    if value.dtype == tl.float64 and (dtype == tl.bfloat16 or dtype == tl.float16):
-        value = value.to(tl.float32)
-    return value.to(dtype)
+from ..coefficients import number
+from ..memory import narrow, widen
 
 
 @triton.jit
@@ -191,9 +176,9 @@ def total(x, KIND: tl.constexpr):
 
 @triton.jit
 def pointwise_tile(
-    operands, constants, weight, scale, upstream, factor, p, loss, gradients, strides, sizes,
+    operands, scalars, weight, scale, upstream, factor, coefficients, loss, gradients, strides, sizes,
     row, start, local, row_mask, column_mask,
-    FAMILY: tl.constexpr, LOSS: tl.constexpr, REQUIREMENT: tl.constexpr, ACCESS: tl.constexpr, METRICS: tl.constexpr,
+    LOSS: tl.constexpr, DOMAIN: tl.constexpr, REQUIREMENT: tl.constexpr, ACCESS: tl.constexpr, METRICS: tl.constexpr,
     KINDS: tl.constexpr, WEIGHTS: tl.constexpr, REDUCE: tl.constexpr, MASKED: tl.constexpr, A: tl.constexpr,
 ):  # fmt: skip
     """Computes and writes a tile; its sums, (ROWS, PACKETS) each."""
@@ -203,7 +188,7 @@ def pointwise_tile(
     x = ()
     for k in tl.static_range(K):
         if operands[k] is None:
-            x += (zeros + constants[k],)
+            x += (zeros + scalars[k],)
         else:
             value = read(operands[k], strides[k], row, sizes, start, local, row_mask, column_mask, ACCESS[k], A)
             x += (zeros + value,)
@@ -221,10 +206,10 @@ def pointwise_tile(
         f = f * read(scale, strides[K + 1], row, sizes, start, local, row_mask, column_mask, ACCESS[K + 1], A)
     if upstream is not None:
         f = f * read(upstream, strides[K + 2], row, sizes, start, local, row_mask, column_mask, ACCESS[K + 2], A)
-    if REQUIREMENT is not None:
-        tl.device_assert(pointwise_domain(FAMILY, LOSS, x, p), REQUIREMENT, mask=counted)
+    if DOMAIN is not None:
+        tl.device_assert(DOMAIN(*x), REQUIREMENT, mask=counted)
 
-    value, derivatives, metrics = pointwise_loss(FAMILY, LOSS, x, p)
+    value, derivatives, metrics = LOSS(*x, *coefficients)
     value = f * value
     if loss is not None:
         written = tl.where(counted, value, 0.0) if MASKED else value
@@ -254,19 +239,19 @@ def pointwise_tile(
     do_not_specialize=["tiles_a_program", "tiles", "column_tiles", "rows", "columns", "sizes", "strides", "factor"]
 )
 def pointwise_kernel(
-    operands, constants, weight, scale, upstream, factor, parameters, loss, gradients, partials,
+    operands, scalars, weight, scale, upstream, factor, coefficients, loss, gradients, partials,
     tiles_a_program, tiles, column_tiles, rows, columns, sizes, strides,
-    FAMILY: tl.constexpr, LOSS: tl.constexpr, REQUIREMENT: tl.constexpr, ACCESS: tl.constexpr, METRICS: tl.constexpr,
+    LOSS: tl.constexpr, DOMAIN: tl.constexpr, REQUIREMENT: tl.constexpr, ACCESS: tl.constexpr, METRICS: tl.constexpr,
     KINDS: tl.constexpr, WEIGHTS: tl.constexpr, REDUCE: tl.constexpr, MASKED: tl.constexpr, A: tl.constexpr,
     EDGE: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, PACKETS: tl.constexpr, PACKET: tl.constexpr,
 ):  # fmt: skip
     """Some tiles a program, one after the other; its sums go to partials (sums, programs)."""
     program = tl.program_id(0)
     # a function could not return None in a tuple
-    constants = [None if number is None else constant(number, A).to(A) for number in constants]
-    p = [None if number is None else constant(number, A).to(A) for number in parameters]
+    scalars = [None if x is None else number(x, A) for x in scalars]
+    coefficients = [None if x is None else number(x, A) for x in coefficients]
     if factor is not None:
-        factor = constant(factor, A).to(A)
+        factor = number(factor, A)
     packet = tl.arange(0, PACKETS)[None, :, None]
     lane = tl.arange(0, PACKET)[None, None, :]
     packets = columns // PACKET
@@ -279,10 +264,10 @@ def pointwise_kernel(
             row = row.to(tl.int32)
         packet_start = tile % column_tiles * PACKETS
         found = pointwise_tile(
-            operands, constants, weight, scale, upstream, factor, p, loss, gradients, strides, sizes,
+            operands, scalars, weight, scale, upstream, factor, coefficients, loss, gradients, strides, sizes,
             row, packet_start * PACKET, packet * PACKET + lane,
             (row < rows)[:, None, None], tl.broadcast_to(packet + packet_start < packets, (1, PACKETS, PACKET)),
-            FAMILY, LOSS, REQUIREMENT, ACCESS, METRICS, KINDS, WEIGHTS, REDUCE, MASKED, A,
+            LOSS, DOMAIN, REQUIREMENT, ACCESS, METRICS, KINDS, WEIGHTS, REDUCE, MASKED, A,
         )  # fmt: skip
         sums = join_all(sums, found, KINDS)
 
@@ -291,9 +276,9 @@ def pointwise_kernel(
         row = tl.zeros((1,), tl.int32)
         start = packets.to(tl.int64) * PACKET
         edge = pointwise_tile(
-            operands, constants, weight, scale, upstream, factor, p, loss, gradients, strides, sizes,
+            operands, scalars, weight, scale, upstream, factor, coefficients, loss, gradients, strides, sizes,
             row, start, lane, (row < rows)[:, None, None], lane < columns - start,
-            FAMILY, LOSS, REQUIREMENT, ACCESS, METRICS, KINDS, WEIGHTS, REDUCE, MASKED, A,
+            LOSS, DOMAIN, REQUIREMENT, ACCESS, METRICS, KINDS, WEIGHTS, REDUCE, MASKED, A,
         )  # fmt: skip
     for k in tl.static_range(len(KINDS)):
         value = join(total(sums[k], KINDS[k]), total(edge[k], KINDS[k]), KINDS[k])

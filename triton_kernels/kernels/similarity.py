@@ -1,4 +1,4 @@
-"""The kernels over all pairs of two sets of vectors. They know no loss but by its name.
+"""The kernels over all pairs of two sets of vectors. They know no loss.
 
 z[i, j] = <a_i, b_j>, in tiles (ROWS, COLUMNS) that are recomputed wherever they are needed; the scale is in a already.
 A program owns rows of a and walks over b, so nothing is added up across programs: the same bits on every run.
@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-
-from .pairwise_losses import pair_tile
 
 
 @triton.jit
@@ -55,10 +53,10 @@ def similarities(
 @triton.jit
 def sum_kernel(
     a, b, bias, dropped_a, labels_a, labels_b, result, rows, columns, width, a_stride, b_stride,
-    LOSS: tl.constexpr, ALONE: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+    PAIR: tl.constexpr, ALONE: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """result[i]: log(sum_j exp(z[i, j])) for "softmax", sum_j softplus(z[i, j]) for "sigmoid"."""
+    """result[i]: log(sum_j exp(z[i, j])), or sum_j loss(z[i, j]) of a PAIR: z -> (loss, slope)."""
     A: tl.constexpr = tl.float64 if a.dtype.element_ty == tl.float64 else tl.float32
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     largest = tl.full((ROWS,), float("-inf"), dtype=A)
@@ -69,16 +67,16 @@ def sum_kernel(
             a, b, bias, row, column, rows, columns, width, a_stride, b_stride, dropped_a, None, labels_a, labels_b,
             ALONE, DEPTH, PRECISION, A, ROWS, COLUMNS,
         )  # fmt: skip
-        if LOSS == "softmax":
+        if PAIR is None:
             z = tl.where(there, z, float("-inf"))
             new = tl.maximum(largest, tl.max(z, 1))
             shift = tl.where(new == float("-inf"), 0.0, new)  # nothing is there yet: -inf - -inf is NaN
             total = total * tl.exp(largest - shift) + tl.sum(tl.exp(z - shift[:, None]), 1)
             largest = new
         else:
-            loss, _ = pair_tile(LOSS, z)
+            loss, _ = PAIR(z)
             total += tl.sum(tl.where(there, loss, 0.0), 1)
-    if LOSS == "softmax":
+    if PAIR is None:
         total = largest + tl.log(total)
     tl.store(result + row, total, mask=row < rows)
 
@@ -87,13 +85,13 @@ def sum_kernel(
 def gradient_kernel(
     a, b, bias, dropped_a, dropped_b, labels_a, labels_b, shift_a, shift_b, factor_a, factor_b, gradient, weight_sum,
     rows, columns, width, a_stride, b_stride, gradient_stride,
-    LOSS: tl.constexpr, ALONE: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+    PAIR: tl.constexpr, ALONE: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """gradient[i, :] = sum_j W[i, j] b_j for OUTPUTS of the elements of each vector; weight_sum[i] = sum_j W[i, j].
 
-    "softmax": W[i, j] = factor_a[i] exp(z[i, j] - shift_a[i]) + factor_b[j] exp(z[i, j] - shift_b[j]), one part or
-    both. "sigmoid": the derivative of softplus times factor_a[i] or factor_b[j].
+    W[i, j] = factor_a[i] exp(z[i, j] - shift_a[i]) + factor_b[j] exp(z[i, j] - shift_b[j]), one part or both; of a
+    PAIR its slope times factor_a[i] or factor_b[j].
     """
     A: tl.constexpr = tl.float64 if a.dtype.element_ty == tl.float64 else tl.float32
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -111,7 +109,7 @@ def gradient_kernel(
             labels_b, ALONE, DEPTH, PRECISION, A, ROWS, COLUMNS,
         )  # fmt: skip
         weight = tl.zeros((ROWS, COLUMNS), dtype=A)
-        if LOSS == "softmax":
+        if PAIR is None:
             z = tl.where(there, z, float("-inf"))
             if shift_a is not None:
                 weight += factor_of_row[:, None] * tl.exp(z - shift_of_row[:, None])
@@ -120,7 +118,7 @@ def gradient_kernel(
                 factor = tl.load(factor_b + column, mask=column < columns, other=0.0)
                 weight += factor[None, :] * tl.exp(z - shift[None, :])
         else:
-            _, slope = pair_tile(LOSS, z)
+            _, slope = PAIR(z)
             if factor_a is not None:
                 slope *= factor_of_row[:, None]
             if factor_b is not None:

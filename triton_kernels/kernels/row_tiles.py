@@ -9,8 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .common import aligned_body
-from .row_losses import row_logit, row_mass, row_modulation, row_slope
+from ..memory import aligned_body
 
 
 @triton.jit
@@ -89,9 +88,9 @@ def read(pointers, mask, EVICTION: tl.constexpr):
 
 
 @triton.jit
-def read_logits(LOSS: tl.constexpr, constants, pointers, mask, A: tl.constexpr, EVICTION: tl.constexpr):
+def read_logits(LOSS: tl.constexpr, coefficients, pointers, mask, A: tl.constexpr, EVICTION: tl.constexpr):
     """z, with -inf where masked (softcap would make something else of a masked x)."""
-    z = row_logit(LOSS, constants, read(pointers, mask, EVICTION).to(A))
+    z = LOSS.logit(read(pointers, mask, EVICTION).to(A), coefficients)
     if mask is not None:
         z = tl.where(mask, z, float("-inf"))
     return z
@@ -99,7 +98,7 @@ def read_logits(LOSS: tl.constexpr, constants, pointers, mask, A: tl.constexpr, 
 
 @triton.jit
 def read_mass(
-    LOSS: tl.constexpr, constants, target_body, weight, offset, column, column_mask, mask,
+    LOSS: tl.constexpr, coefficients, target_body, weight, offset, column, column_mask, mask,
     A: tl.constexpr, EVICTION: tl.constexpr,
 ):  # fmt: skip
     """q of a tile of columns, 0 where masked; a scalar where it is the same for all columns (see sum_mass)."""
@@ -109,7 +108,7 @@ def read_mass(
     probability = tl.full((), 0.0, A)
     if target_body is not None:
         probability = read(target_body + offset, mask, EVICTION).to(A)
-    mass = row_mass(LOSS, constants, class_weight, probability)
+    mass = LOSS.mass(class_weight, probability, coefficients)
     if mask is not None and len(mass.shape) > 0:
         mass = tl.where(mask, mass, 0.0)
     return mass
@@ -155,7 +154,7 @@ def absorb(z, q, mask, top, total, mass, linear, DENSE: tl.constexpr, AXIS: tl.c
 
 @triton.jit
 def tile_gradient(
-    LOSS: tl.constexpr, constants, z, q, column, index, top, log_sum, coefficient, scale, index_mass,
+    LOSS: tl.constexpr, coefficients, z, q, column, index, top, log_sum, coefficient, scale, index_mass,
     DENSE: tl.constexpr,
 ):  # fmt: skip
     """slope * (coefficient * p - q), times scale, which coefficient and index_mass already hold. index is None for soft
@@ -165,19 +164,19 @@ def tile_gradient(
         gradient -= scale * q
     if index is not None:
         gradient -= tl.where(column == index, index_mass, 0.0)
-    return row_slope(LOSS, constants, z) * gradient
+    return LOSS.slope(z, coefficients) * gradient
 
 
 @triton.jit
 def read_tile(
-    LOSS: tl.constexpr, constants, body, target_body, weight, offset, column, mask,
+    LOSS: tl.constexpr, coefficients, body, target_body, weight, offset, column, mask,
     A: tl.constexpr, DENSE: tl.constexpr, EVICTION: tl.constexpr,
 ):  # fmt: skip
     """(z, q) of a tile; q is a scalar 0 unless the target is DENSE, that is has mass spread over the classes."""
-    z = read_logits(LOSS, constants, body + offset, mask, A, EVICTION)
+    z = read_logits(LOSS, coefficients, body + offset, mask, A, EVICTION)
     q = tl.zeros((), A)
     if DENSE:
-        q = read_mass(LOSS, constants, target_body, weight, offset, column, mask, mask, A, EVICTION)
+        q = read_mass(LOSS, coefficients, target_body, weight, offset, column, mask, mask, A, EVICTION)
     return z, q
 
 
@@ -217,7 +216,7 @@ def index_spread(z, mask, column, index, top):
 
 
 @triton.jit
-def modulated_mass(LOSS: tl.constexpr, constants, index_mass, log_p):
+def modulated_mass(LOSS: tl.constexpr, coefficients, index_mass, log_p):
     """(mass in the gradient, minus the loss) of an index target of a modulated loss."""
-    loss, slope = row_modulation(LOSS, constants, log_p)
+    loss, slope = LOSS.modulation(log_p, coefficients)
     return index_mass * slope, -index_mass * loss

@@ -4,14 +4,13 @@ One pass reads every operand once and writes every gradient once. Where all tens
 elements, there is one row and no arithmetic on strides; else the dimensions are merged as far as they can be
 (csrc/iteration.h), and the fastest one is the columns.
 
-The plan of a launch follows from size, layout and dtypes alone: no autotuning, so no first-call cost and the same bits
-on every run. Sums take two stages: one partial sum a program, then all of those in order, in double precision. The
-constants of the plan come from registers and loads in flight as compiled; nothing here has been measured on a GPU yet.
+The tiling of a launch follows from size, layout and dtypes alone: no autotuning, so no first-call cost and the same
+bits on every run. Sums take two stages: one partial sum a program, then all of those in order, in double precision. The
+constants of the tiling come from registers and loads in flight as compiled; nothing here has been measured on a GPU.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,10 +26,10 @@ from fastloss.operators.pointwise import (
     is_dense,
 )
 
-from .common import PACKET_BYTES, kernel_constants, on_device
-from .pointwise_description import PointwiseLoss
-from .pointwise_kernels import MAX, MIN, SUM, finish_kernel, pointwise_kernel
-from .pointwise_losses import FAMILIES
+from ..coefficients import kernel_numbers
+from ..kernels.pointwise import MAX, MIN, SUM, finish_kernel, pointwise_kernel
+from ..losses import coefficients, declared
+from ..memory import PACKET_BYTES, on_device
 
 __all__ = ["pointwise", "pointwise_backward"]
 
@@ -44,12 +43,6 @@ PROGRAMS = 4096  # at most, and as many partial sums; 4 to 8 waves of the larges
 FINISH_BLOCK = 1024
 
 Strides = tuple[int, ...]
-
-
-@functools.cache
-def described(loss: str) -> tuple[str, PointwiseLoss]:
-    """(family, description)"""
-    return next((family, losses[loss]) for family, losses in FAMILIES.items() if loss in losses)
 
 
 # Triton's own cdiv and next_power_of_2 take 2 us a call.
@@ -68,8 +61,8 @@ def power_of_2(number: int) -> int:
 # ------------------------------------------------------------------------------------------ layouts
 
 
-class Plan(NamedTuple):
-    """How a launch walks over its tensors, see pointwise_kernels.py."""
+class Tiling(NamedTuple):
+    """How a launch walks over its tensors, see kernels/pointwise.py."""
 
     rows: int
     columns: int
@@ -115,7 +108,7 @@ def strides_in(tensor: Tensor, shape: torch.Size) -> Strides:
     return (0,) * missing + tuple(own)
 
 
-def plan(shape: torch.Size, tensors: Sequence[Tensor | None], accumulator_bytes: int) -> Plan:
+def tiling(shape: torch.Size, tensors: Sequence[Tensor | None], accumulator_bytes: int) -> Tiling:
     """tensors: all of a launch, None for those that it does not have."""
     present = [tensor for tensor in tensors if tensor is not None]
     numel = shape.numel()
@@ -144,7 +137,7 @@ def plan(shape: torch.Size, tensors: Sequence[Tensor | None], accumulator_bytes:
     tile_rows = min(tile // tile_columns, power_of_2(rows))
     of_present = iter(zip(strides, access, strict=True))
     of_all = [((), 0) if tensor is None else next(of_present) for tensor in tensors]
-    return Plan(
+    return Tiling(
         rows, columns, tuple(outer), tuple(steps for steps, _ in of_all), tuple(code for _, code in of_all),
         tile_rows, max(1, tile_columns // packet), packet,
     )  # fmt: skip
@@ -169,11 +162,11 @@ def access_code(tensor: Tensor, strides: Strides, packet: int) -> int:
 
 def launch(
     operands: Sequence[Tensor], weight: Tensor | None, scale: Tensor | None, upstream: Tensor | None, loss: str,
-    constants: Sequence[float], parameters: Sequence[float], present: int, wanted: int, masked: bool, factor: float,
+    scalars: Sequence[float], parameters: Sequence[float], present: int, wanted: int, masked: bool, factor: float,
     losses: Tensor | None, total: Tensor | None, metrics: Tensor | None,
 ) -> list[Tensor]:  # fmt: skip
     """Writes losses (elementwise), total (their sum) and metrics, if given; allocates and returns the gradients."""
-    family, description = described(loss)
+    description = declared(loss)
     accumulate = accumulator(operands)
     shape = broadcast_shape(operands)
     tensors = iter(operands)
@@ -181,7 +174,7 @@ def launch(
     allocated = iter(empty_gradients(operands, present, wanted))
     gradients = [next(allocated) if wanted >> k & 1 else None for k in range(description.operands)]
     readable = [as_bytes(tensor) for tensor in (*by_number, weight, scale, upstream)]
-    how = plan(shape, [*readable, losses, *gradients], accumulate.itemsize)
+    how = tiling(shape, [*readable, losses, *gradients], accumulate.itemsize)
     column_tiles = ceiling(how.columns // how.packet, how.packets)
     tiles = ceiling(how.rows, how.tile_rows) * column_tiles
     tiles_a_program = max(1, ceiling(tiles, PROGRAMS))
@@ -193,19 +186,20 @@ def launch(
     sums += tuple({"min": MIN.value, "max": MAX.value}.get(kind, SUM.value) for kind in kinds)
     device = operands[0].device
     partials = torch.empty(len(sums), programs, dtype=accumulate, device=device) if sums else None
-    of_operands = [None if operand is not None else constants[k] for k, operand in enumerate(by_number)]
+    of_operands = [None if operand is not None else scalars[k] for k, operand in enumerate(by_number)]
     with on_device(operands[0]):
         pointwise_kernel[(programs,)](
-            tuple(readable[:-3]), kernel_constants(of_operands, accumulate), *readable[-3:],
-            kernel_constants([None if factor == 1.0 else factor], accumulate)[0],
-            kernel_constants(description.constants(parameters), accumulate), losses, tuple(gradients), partials,
+            tuple(readable[:-3]), kernel_numbers(of_operands, accumulate), *readable[-3:],
+            kernel_numbers([None if factor == 1.0 else factor], accumulate)[0],
+            coefficients(description, parameters, accumulate), losses, tuple(gradients), partials,
             tiles_a_program, tiles, column_tiles, how.rows, how.columns, how.sizes, how.strides,
-            FAMILY=family, LOSS=loss, REQUIREMENT=description.requirement, ACCESS=how.access, METRICS=kinds,
-            KINDS=sums, WEIGHTS=weighted_mean, REDUCE=total is not None, MASKED=masked and weight is not None,
+            LOSS=description.helper, DOMAIN=description.domain, REQUIREMENT=description.requirement,
+            ACCESS=how.access, METRICS=kinds, KINDS=sums,
+            WEIGHTS=weighted_mean, REDUCE=total is not None, MASKED=masked and weight is not None,
             A=tl.float64 if accumulate == torch.float64 else tl.float32,
             EDGE=how.columns % how.packet != 0, WIDE=shape.numel() >= 2**31,
             ROWS=how.tile_rows, PACKETS=how.packets, PACKET=how.packet, num_warps=WARPS,
-            debug=TRAPS and description.requirement is not None, sanitize_overflow=False,
+            debug=TRAPS and description.domain is not None, sanitize_overflow=False,
         )  # fmt: skip
         if sums:
             finish_kernel[((total is not None) + len(kinds),)](
@@ -221,15 +215,15 @@ def as_bytes(tensor: Tensor | None) -> Tensor | None:
 
 
 def pointwise(
-    operands: Sequence[Tensor], weight: Tensor | None, scale: Tensor | None, loss: str, constants: Sequence[float],
+    operands: Sequence[Tensor], weight: Tensor | None, scale: Tensor | None, loss: str, scalars: Sequence[float],
     parameters: Sequence[float], present: int, wanted: int, masked: bool, factor: float, reduce: bool, measure: bool,
     dtype: int,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:  # fmt: skip
     """(loss, metrics, gradients of the wanted operands)"""
-    count = len(described(loss)[1].metrics) if measure else 0
+    count = len(declared(loss).metrics) if measure else 0
     result, metrics = empty_results(operands, reduce, count, dtype)
     gradients = launch(
-        operands, weight, scale, None, loss, constants, parameters, present, wanted, masked, factor,
+        operands, weight, scale, None, loss, scalars, parameters, present, wanted, masked, factor,
         None if reduce else result, result if reduce else None, metrics if count else None,
     )  # fmt: skip
     return result, metrics, gradients
@@ -237,10 +231,10 @@ def pointwise(
 
 def pointwise_backward(
     upstream: Tensor, operands: Sequence[Tensor], weight: Tensor | None, scale: Tensor | None, loss: str,
-    constants: Sequence[float], parameters: Sequence[float], present: int, wanted: int, masked: bool, factor: float,
+    scalars: Sequence[float], parameters: Sequence[float], present: int, wanted: int, masked: bool, factor: float,
 ) -> list[Tensor]:  # fmt: skip
     """The gradients of the wanted operands; upstream is the gradient of the elementwise losses."""
     return launch(
-        operands, weight, scale, upstream, loss, constants, parameters, present, wanted, masked, factor,
+        operands, weight, scale, upstream, loss, scalars, parameters, present, wanted, masked, factor,
         None, None, None,
     )  # fmt: skip

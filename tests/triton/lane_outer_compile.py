@@ -11,7 +11,7 @@ import os
 import pytest
 import torch
 from compile_only import CHIPS, compiling
-from kernels import pairs
+from kernels import outer
 
 NAME = os.environ["FASTLOSS_TEST_CHIP"]
 CHIP = CHIPS[NAME]
@@ -35,10 +35,10 @@ def test_kernel(case):
         source, target = source.T.contiguous().T, target[:, ::2]
     factors = torch.empty(rows, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     with compiling(CHIP) as compiled:
-        pairs.outer(source, target, [torch.empty(sources)], factors, loss, [kappa], 0.5, reduce, wanted)
+        outer.outer(source, target, [torch.empty(sources)], factors, loss, [kappa], 0.5, reduce, wanted)
     kernel, *sums = compiled
     print(f"{NAME} {case} {kernel}")
-    assert kernel.kernel == "pairs_kernel"
+    assert kernel.kernel == "outer_kernel"
     assert [after.kernel for after in sums] == ["sum_kernel"] * len(sums)
     assert bool(sums) == reduce
     assert kernel.spills == 0

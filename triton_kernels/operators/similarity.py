@@ -1,4 +1,4 @@
-"""Pairwise losses in Triton: the launchers of the operators (fastloss/operators/similarity.py).
+"""Losses over pairs of vectors in Triton: the launchers of the operators (fastloss/operators/similarity.py).
 
 The kernels do what takes all pairs: log-sum-exps of rows and the products of weights with vectors. What takes each
 query once - its target, an own positive, the gradient of the scale - is torch's, O(N D).
@@ -9,10 +9,12 @@ ways: (2 S + 4); up to 512 dimensions at most 8. Products are in tf32 where torc
 (torch.backends.cuda.matmul), else in fp32 proper, with slices of 128 instead of 256. Searches for triplets are torch's,
 block by block.
 
-The constants of the plan come from registers and shared memory as compiled; nothing here has been measured on a GPU.
+The constants of the tiling come from registers and shared memory as compiled; nothing here has been measured on a GPU.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -20,8 +22,9 @@ from torch import Tensor
 
 from fastloss.tiles.similarity import hardest_pairs, similarity_semi_hard
 
-from .common import on_device
-from .pairwise_kernels import gradient_kernel, sum_kernel
+from ..kernels.similarity import gradient_kernel, sum_kernel
+from ..losses.contrastive import softplus_pair
+from ..memory import on_device
 
 __all__ = [
     "hardest_pairs",
@@ -45,7 +48,7 @@ def precision(a: Tensor) -> str:
     return "tf32" if tf32 else "ieee"
 
 
-def plan(a: Tensor) -> dict[str, object]:
+def tiling(a: Tensor) -> dict[str, object]:
     """The constants of a launch over vectors (N, D)."""
     kind = precision(a)
     shrink = (SHRINK if kind == "ieee" else 1) * (DOUBLE if a.dtype == torch.float64 else 1)
@@ -54,29 +57,29 @@ def plan(a: Tensor) -> dict[str, object]:
 
 
 def sums(
-    a: Tensor, b: Tensor, bias: Tensor | None, loss: str, alone: bool = False, dropped: Tensor | None = None,
+    a: Tensor, b: Tensor, bias: Tensor | None, pair: Any, alone: bool = False, dropped: Tensor | None = None,
     labels: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
     """(rows of a,): see sum_kernel."""
-    how = plan(a)
+    how = tiling(a)
     result = a.new_empty(a.shape[0])
     of_a, of_b = labels or (None, None)
     with on_device(a):
         sum_kernel[(triton.cdiv(a.shape[0], how["ROWS"]),)](
             a, b, bias, dropped, of_a, of_b, result, a.shape[0], b.shape[0], a.shape[1], a.stride(0), b.stride(0),
-            LOSS=loss, ALONE=alone, **how, num_warps=4 if how["PRECISION"] == "tf32" else 8,
+            PAIR=pair, ALONE=alone, **how, num_warps=4 if how["PRECISION"] == "tf32" else 8,
         )  # fmt: skip
     return result
 
 
 def weighted(
-    a: Tensor, b: Tensor, bias: Tensor | None, loss: str, rows: tuple[Tensor | None, Tensor | None] = (None, None),
+    a: Tensor, b: Tensor, bias: Tensor | None, pair: Any, rows: tuple[Tensor | None, Tensor | None] = (None, None),
     columns: tuple[Tensor | None, Tensor | None] = (None, None), alone: bool = False,
     dropped: tuple[Tensor | None, Tensor | None] = (None, None), labels: tuple[Tensor, Tensor] | None = None,
     weight_sum: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """(rows of a, D): see gradient_kernel; `rows` and `columns` are (shift, factor)."""
-    how = plan(a)
+    how = tiling(a)
     size, width = a.shape
     outputs = min(OUTPUTS, max(16, triton.next_power_of_2(width)))
     if how["PRECISION"] == "ieee":
@@ -87,7 +90,7 @@ def weighted(
         gradient_kernel[(triton.cdiv(size, how["ROWS"]), triton.cdiv(width, outputs))](
             a, b, bias, *dropped, of_a, of_b, rows[0], columns[0], rows[1], columns[1], gradient, weight_sum,
             size, b.shape[0], width, a.stride(0), b.stride(0), gradient.stride(0),
-            LOSS=loss, ALONE=alone, OUTPUTS=outputs, **how, num_warps=8,
+            PAIR=pair, ALONE=alone, OUTPUTS=outputs, **how, num_warps=8,
         )  # fmt: skip
     return gradient
 
@@ -117,7 +120,7 @@ def similarity_softmax(
     both = None
     if labels is not None:
         both = labels.contiguous(), (labels if key_labels is None else key_labels).contiguous()
-    log_sum = sums(scaled, key, None, "softmax", alone, dropped, both)
+    log_sum = sums(scaled, key, None, None, alone, dropped, both)
     counted = target >= 0
     place = target.clamp(min=0)
     at_key = place < count
@@ -139,7 +142,7 @@ def similarity_softmax(
     flipped = None if both is None else (both[1], both[0])
     if alone:
         # W is symmetric: it holds what each pair is to both of its vectors
-        gradient = weighted(query * scale, key, None, "softmax", (log_sum, factor), (log_sum, factor), True,
+        gradient = weighted(query * scale, key, None, None, (log_sum, factor), (log_sum, factor), True,
                             (dropped, dropped), both)  # fmt: skip
         gradient -= of_key_target[:, None] * key[in_keys]
         pull = torch.zeros_like(gradient).index_put_((in_keys,), of_key_target[:, None] * query, accumulate=True)
@@ -150,12 +153,10 @@ def similarity_softmax(
             raise NotImplementedError("an own positive beside the vectors themselves")
         return losses.sum(), chosen(wanted, of_query, None, None, of_scale)
     if wanted & 0b1001:
-        of_scaled = weighted(scaled, key, None, "softmax", (log_sum, factor), dropped=(dropped, None), labels=both)
+        of_scaled = weighted(scaled, key, None, None, (log_sum, factor), dropped=(dropped, None), labels=both)
         of_scaled -= of_key_target[:, None] * key[in_keys]
     if wanted & 0b0010:
-        of_key = weighted(
-            key, scaled, None, "softmax", columns=(log_sum, factor), dropped=(None, dropped), labels=flipped
-        )
+        of_key = weighted(key, scaled, None, None, columns=(log_sum, factor), dropped=(None, dropped), labels=flipped)
         of_key.index_put_((in_keys,), -of_key_target[:, None] * scaled, accumulate=True)
     if own is not None and own_logit is not None:
         slope = factor * torch.exp(own_logit - log_sum) - factor.where(~at_key, 0)
@@ -171,19 +172,19 @@ def similarity_softmax(
 def similarity_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tensor | None, wanted: int) -> Result:
     query, key = rowwise(query, key)
     scaled = query * scale
-    rows, columns = sums(scaled, key, None, "softmax"), sums(key, scaled, None, "softmax")
+    rows, columns = sums(scaled, key, None, None), sums(key, scaled, None, None)
     losses = (rows + columns) / 2 - dots(scaled, key)
     if not wanted:
         return losses, []
     factor = (torch.ones_like(losses) if upstream is None else upstream) / 2
     of_scaled = of_key = of_scale = None
     if wanted & 0b101:
-        of_scaled = weighted(scaled, key, None, "softmax", (rows, factor), (columns, factor))
+        of_scaled = weighted(scaled, key, None, None, (rows, factor), (columns, factor))
         of_scaled -= 2 * factor[:, None] * key
         of_scale = dots(query, of_scaled).sum()
         of_scaled = of_scaled * scale
     if wanted & 0b010:
-        of_key = weighted(key, scaled, None, "softmax", (columns, factor), (rows, factor))
+        of_key = weighted(key, scaled, None, None, (columns, factor), (rows, factor))
         of_key -= 2 * factor[:, None] * scaled
     return losses.sum(), chosen(wanted, of_scaled, of_key, of_scale)
 
@@ -194,17 +195,17 @@ def similarity_sigmoid(
     query, key = rowwise(query, key)
     scaled = query * scale
     same = dots(scaled, key) + bias
-    losses = sums(scaled, key, bias, "sigmoid", alone=True) + torch.nn.functional.softplus(-same)
+    losses = sums(scaled, key, bias, softplus_pair, alone=True) + torch.nn.functional.softplus(-same)
     if not wanted:
         return losses, []
     factor = torch.ones_like(losses) if upstream is None else upstream.contiguous()
     pull = -torch.sigmoid(-same) * factor
     weight_sum = torch.empty_like(losses)
-    of_scaled = weighted(scaled, key, bias, "sigmoid", (None, factor), alone=True, weight_sum=weight_sum)
+    of_scaled = weighted(scaled, key, bias, softplus_pair, (None, factor), alone=True, weight_sum=weight_sum)
     of_scaled += pull[:, None] * key
     of_key = None
     if wanted & 0b0010:
-        of_key = weighted(key, scaled, bias, "sigmoid", columns=(None, factor), alone=True)
+        of_key = weighted(key, scaled, bias, softplus_pair, columns=(None, factor), alone=True)
         of_key += pull[:, None] * scaled
     of_scale, of_bias = dots(query, of_scaled).sum(), (weight_sum + pull).sum()
     return losses.sum(), chosen(wanted, of_scaled * scale, of_key, of_scale, of_bias)

@@ -1,4 +1,4 @@
-"""What the pairwise kernels compile to for the GPU named by FASTLOSS_TEST_CHIP; run by test_lanes.py.
+"""What the similarity kernels compile to for the GPU named by FASTLOSS_TEST_CHIP; run by test_lanes.py.
 
 The gates: no spills, shared memory within the chip's limit, at least 8 warps on a processor.
 """
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from compile_only import CHIPS, compiling
-from kernels import pairwise
+from kernels import similarity
 
 NAME = os.environ["FASTLOSS_TEST_CHIP"]
 CHIP = CHIPS[NAME]
@@ -47,10 +47,10 @@ CASES = [
 
 @pytest.mark.parametrize(("operation", "width", "dtype", "tf32"), CASES if NAME == "sm_90" else CASES[:1])
 def test_similarities(operation, width, dtype, tf32, monkeypatch):
-    monkeypatch.setattr(pairwise, "precision", lambda a: "tf32" if tf32 else "ieee")
+    monkeypatch.setattr(similarity, "precision", lambda a: "tf32" if tf32 else "ieee")
     launcher = "similarity_softmax" if operation in ("softmax", "excluded", "self") else f"similarity_{operation}"
     with compiling(CHIP) as compiled:
-        getattr(pairwise, launcher)(*operands(operation, width, dtype))
+        getattr(similarity, launcher)(*operands(operation, width, dtype))
     assert {kernel.kernel for kernel in compiled} == {"sum_kernel", "gradient_kernel"}
     for kernel in compiled:
         print(f"{NAME} {operation} {width} {'tf32' if tf32 else dtype} {kernel}")
@@ -63,7 +63,7 @@ def test_similarities(operation, width, dtype, tf32, monkeypatch):
 def test_precision_is_that_of_torchs_products(allowed, dtype, kind, monkeypatch):
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=allowed))
-    assert pairwise.precision(vectors(2, 2, dtype)) == kind
+    assert similarity.precision(vectors(2, 2, dtype)) == kind
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_tiles(dtype, tf32, tiles, outputs, warps, monkeypatch):
         def __getitem__(self, grid):
             return lambda *tensors, **constants: launches.append((grid, constants))
 
-    monkeypatch.setattr(pairwise, "precision", lambda a: "tf32" if tf32 else "ieee")
-    monkeypatch.setattr(pairwise, "sum_kernel", Launched())
-    monkeypatch.setattr(pairwise, "gradient_kernel", Launched())
+    monkeypatch.setattr(similarity, "precision", lambda a: "tf32" if tf32 else "ieee")
+    monkeypatch.setattr(similarity, "sum_kernel", Launched())
+    monkeypatch.setattr(similarity, "gradient_kernel", Launched())
     a, b = vectors(1000, 512, dtype), vectors(2000, 512, dtype)
-    pairwise.sums(a, b, None, "softmax")
-    pairwise.weighted(a, b, None, "softmax")
+    similarity.sums(a, b, None, None)
+    similarity.weighted(a, b, None, None)
     (sum_grid, of_sums), (gradient_grid, of_gradients) = launches
     rows = -(-1000 // tiles[0])
     assert (sum_grid, gradient_grid) == ((rows,), (rows, 512 // outputs))
