@@ -7,18 +7,13 @@ lane that needs a process of its own is one test here, which says by `lane_ran` 
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # for `cases` and `support`
 if os.environ.get("TRITON_INTERPRET") == "1":
-    sys.path.insert(0, str(HERE / "triton"))
-    import interpreter  # noqa: F401 (repairs and checks; before the kernels are imported)
+    from lanes.triton import interpreter  # noqa: F401 (repairs and checks; before the kernels are imported)
 
 import support
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from torch import Tensor
 
+import fastloss
 from fastloss.core import dispatch
 from fastloss.core.arguments import accumulator_dtype
+
+if TYPE_CHECKING:
+    from cases import Case
 
 SEED = int(os.environ.get("FASTLOSS_TEST_SEED") or torch.randint(2**31, ()).item())
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -22,6 +27,9 @@ BACKENDS = [
     if dispatch.unavailable(name, device) is None
 ]
 """(backend, device) pairs of fused kernels that run in this process."""
+each_backend = pytest.mark.parametrize(
+    ("backend", "device"), BACKENDS or [pytest.param("none", "cpu", marks=pytest.mark.skip("no kernels here"))]
+)
 
 
 def generator(name: str) -> torch.Generator:
@@ -78,3 +86,31 @@ def value_and_grad(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
     value = function(leaf, *args[1:], **kwargs)
     (grad,) = torch.autograd.grad(value, leaf, torch.ones_like(value) if upstream is None else upstream.to(value))
     return value.detach(), grad
+
+
+# ------------------------------------------------------------------------------------------ of cases, see tests/cases
+
+Arguments = dict[str, Any]
+
+
+def compute(
+    case: Case, arguments: Arguments, reduction: str, upstream: Tensor | None = None, loss: Any = None, **more: Any
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A case's loss and its gradients by the differentiable arguments; `upstream` is the gradient of the value."""
+    leaves = {name: arguments[name].detach().requires_grad_() for name in case.differentiable if name in arguments}
+    value = (loss or case.loss)(**{**arguments, **leaves}, **{**case.how(reduction), **more})
+    if isinstance(value, tuple):
+        value = value[0]
+    ones = torch.ones_like(value) if upstream is None else upstream.to(value)
+    gradients = torch.autograd.grad(value, list(leaves.values()), ones)
+    return value.detach(), dict(zip(leaves, gradients, strict=True))
+
+
+def expected(
+    case: Case, arguments: Arguments, reduction: str, upstream: Tensor | None = None, **more: Any
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The same by the reference body, of the same numbers in float64 on the CPU."""
+    arguments, more = to(arguments, "cpu", torch.float64), to(more, "cpu", torch.float64)
+    upstream = None if upstream is None else upstream.cpu()
+    with fastloss.backend("reference"):
+        return compute(case, arguments, reduction, upstream, **more)

@@ -54,7 +54,7 @@ def _bad_calls():
 @pytest.mark.parametrize("what", _bad_calls())
 def test_torch_exception_types(what, backend):
     if backend == "triton" and what.startswith("target "):
-        pytest.skip("traps in the kernel: see tests/triton")
+        pytest.skip("traps in the kernel: see tests/lanes/triton")
     args, kwargs = _bad_calls()[what]
     with pytest.raises(Exception) as torchs:  # noqa: PT011 (which one is torch's to say)
         F.cross_entropy(*args, **kwargs)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import cases
 import pytest
+import row_cases as cases
 import torch
 from support import BACKENDS, DTYPES, assert_close, generator, gradient_terms, to, value_and_grad
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import cases
 import pytest
+import row_cases as cases
 import torch
 import torch.nn.functional as F
 from support import BACKENDS, assert_close, generator, to

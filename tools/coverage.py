@@ -14,10 +14,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ROOT / "tests" / "cuda"
-sys.path.insert(0, str(TESTS))
+TESTS = ROOT / "tests" / "lanes" / "cuda"
+sys.path.insert(0, str(ROOT / "tests"))
 
-import cuda_build
+from lanes.cuda import cuda_build
 
 LANE = "coverage"
 FILES = (

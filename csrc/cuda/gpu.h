@@ -1,6 +1,6 @@
 // The one header that a kernel file includes for the machine underneath: thin names over CUDA when nvcc compiles, and
-// over tests/cuda/emulator when g++ compiles the same file to run it on a CPU, under sanitizers, in a machine without a
-// GPU.
+// over tests/lanes/cuda/emulator when g++ compiles the same file to run it on a CPU, under sanitizers, in a machine
+// without a GPU.
 //
 // What a kernel file has to keep to, so that both worlds build it:
 //   * launch(...) instead of <<<>>>; SHARED and SharedMemory instead of __shared__; no inline PTX outside this header;

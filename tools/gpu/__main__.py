@@ -168,13 +168,13 @@ def nvcc_version() -> str:
 
 
 def test(session: Session, deadline: Deadline) -> None:
-    """The laws of tests/ with device cuda and the tests of tests/gpu, in processes side by side."""
+    """The laws of tests/ with device cuda and the tests of tests/lanes/gpu, in processes side by side."""
     folder = session.folder("test")
     seed = os.environ.get("FASTLOSS_TEST_SEED") or str(random.randrange(2**31))
-    alone = [ROOT / "tests" / "gpu" / name for name in ("test_large.py", "test_sanitizers.py")]
+    alone = [ROOT / "tests" / "lanes" / "gpu" / name for name in ("test_large.py", "test_sanitizers.py")]
     ignored = [f"--ignore={file}" for file in alone]
     skips = {}
-    shared = [*sorted((ROOT / "tests").glob("test_*.py")), ROOT / "tests" / "gpu"]
+    shared = [*sorted((ROOT / "tests").glob("test_*.py")), ROOT / "tests" / "lanes" / "gpu"]
     if not has_module("hypothesis"):
         shared.remove(ROOT / "tests" / "test_properties.py")
         skips["tests/test_properties.py: hypothesis is not installed"] = 1

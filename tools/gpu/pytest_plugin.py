@@ -2,7 +2,7 @@
 
 FASTLOSS_GPU_JOURNAL   the file; tests that it already holds are left out
 FASTLOSS_GPU_SHARE     "3/12": the fourth of twelve parts
-FASTLOSS_GPU_DEVICE    of the tests outside tests/gpu, those with this device
+FASTLOSS_GPU_DEVICE    of the tests outside tests/lanes/gpu, those with this device
 """
 
 from __future__ import annotations

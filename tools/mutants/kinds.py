@@ -14,9 +14,9 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "triton"))
-from test_lanes import PAIRS_LAWS as TRITON_PAIRS_LAWS
-from test_lanes import PAIRWISE_PATHS, POINTWISE_LAWS
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from lanes.triton.test_lanes import PAIRS_LAWS as TRITON_PAIRS_LAWS
+from lanes.triton.test_lanes import PAIRWISE_PATHS, POINTWISE_LAWS
 
 QUICK_LAWS = (
     "(kernels_agree and not bfloat16 and not float16) or bits or special or ignored or inplace or range or edges or "
@@ -70,29 +70,29 @@ def copied() -> Lane:
 
 
 def interpreted(name: str, file: str, *options: str) -> Lane:
-    return Lane(name, (*PYTEST, f"{file}.py", *options), "tests/triton", (("TRITON_INTERPRET", "1"),))
+    return Lane(name, (*PYTEST, f"{file}.py", *options), "tests/lanes/triton", (("TRITON_INTERPRET", "1"),))
 
 
 def emulated(name: str, lane: str, library: str, *arguments: str) -> Lane:
-    """Tests of tests/cuda on a library of tests/cuda/cuda_build.py."""
+    """Tests of tests/lanes/cuda on a library of its cuda_build.py."""
     build = ("FASTLOSS_EMULATOR_LANE", lane)
     if lane in ("plain", "some"):
-        return Lane(name, (*PYTEST, *arguments), "tests/cuda", (build,))
-    make = f"{sys.executable} -c \"import cuda_build; cuda_build.library('{library}', '{lane}')\""
+        return Lane(name, (*PYTEST, *arguments), "tests/lanes/cuda", (build,))
+    build_it = f"from lanes.cuda import cuda_build; cuda_build.library('{library}', '{lane}')"
+    make = f'(cd ../.. && {sys.executable} -c "{build_it}")'
     environment = (
         build,
         ("OMP_NUM_THREADS", "1"),
         ("ASAN_OPTIONS", "detect_leaks=0:halt_on_error=0"),
         ("TSAN_OPTIONS", "halt_on_error=0:exitcode=0:report_thread_leaks=0:suppress_equal_addresses=0"),
     )
-    return Lane(name, under(lane, make, *arguments), "tests/cuda", environment)
+    return Lane(name, under(lane, make, *arguments), "tests/lanes/cuda", environment)
 
 
 def library(name: str, lane: str) -> Lane:
     """For the tests of emulated()."""
-    return Lane(
-        "build", (sys.executable, "-c", f"import cuda_build; cuda_build.library('{name}', '{lane}')"), "tests/cuda"
-    )
+    build_it = f"from lanes.cuda import cuda_build; cuda_build.library('{name}', '{lane}')"
+    return Lane("build", (sys.executable, "-c", build_it))
 
 
 def under(sanitizer: str, build: str, *arguments: str) -> tuple[str, ...]:
@@ -297,7 +297,7 @@ KINDS = {
             emulated("all losses", "plain", "pointwise", "test_pointwise.py"),
             emulated("TSan", "tsan", "pointwise", "test_pointwise_races.py"),
             emulated("ASan", "asan", "pointwise", "test_pointwise.py"),
-            Lane("nvcc", (*PYTEST, "test_nvcc.py", "-k", "likelihood"), "tests/cuda"),  # registers
+            Lane("nvcc", (*PYTEST, "test_nvcc.py", "-k", "likelihood"), "tests/lanes/cuda"),  # registers
         ),
     ),
     "triton-pointwise": Kind(
@@ -367,8 +367,8 @@ KINDS = {
         TRITON_ARITHMETIC,
         (
             copied(),
-            interpreted("laws", "../test_pairwise", "-k", PAIRWISE_PATHS),
-            interpreted("all laws", "../test_pairwise", "-k", "triton and (kernels_agree or large or nothing)"),
+            interpreted("laws", "../../test_pairwise", "-k", PAIRWISE_PATHS),
+            interpreted("all laws", "../../test_pairwise", "-k", "triton and (kernels_agree or large or nothing)"),
             Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pairwise and sm_90")),
         ),
         "cpu",

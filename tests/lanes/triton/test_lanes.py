@@ -1,0 +1,72 @@
+"""The Triton backend, proven without a GPU: values in the interpreter, code by the compilers. See processes.py."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lanes.triton import processes
+
+CHIPS = ("sm_80", "sm_90", "sm_100", "gfx942")
+COMPILED = {
+    "row": ("lane_compile", (), CHIPS),
+    "pointwise": ("lane_pointwise_compile", ("-k", "test_skeleton"), CHIPS),
+    "outer": ("lane_outer_compile", (), ("sm_90", "gfx942")),  # one of each vendor: it is arithmetic alone
+    "similarity": ("lane_similarity_compile", (), CHIPS),
+}
+# What the lanes have not tested themselves; the rest of the laws takes minutes in the interpreter.
+POINTWISE_LAWS = "triton and (test_terms or broadcasting)"
+PAIRS_LAWS = (
+    "triton and ((agree and (two or shared)) or special or mixed or (sizes and not 1025 and not 1030 and not 70-2) or "
+    "(two and (not_there or layouts)))"
+)
+# One case of each path of the launchers; the whole table takes minutes.
+PAIRWISE_PATHS = (
+    "triton and (kernels_agree and (labels or queue or supcon_loss-triton or siglip or clip_loss-triton or "
+    "(decoupled and not target and not supcon)) or layouts and (clip_loss or info_nce))"
+)
+# file, options of pytest, about so many seconds
+INTERPRETED = {
+    "laws of the pointwise losses": ("../../test_pointwise", ("-k", POINTWISE_LAWS, "-W", "ignore"), 60),
+    "laws of the losses over pairs": ("../../test_pairs", ("-k", PAIRS_LAWS, "-W", "ignore"), 30),
+    "pairwise losses": ("../../test_pairwise", ("-k", PAIRWISE_PATHS, "-W", "ignore"), 40),
+    "row kernels": ("lane_interpreter", (), 60),
+    "pointwise kernels": ("lane_pointwise", (), 60),
+    "pointwise losses": ("lane_pointwise_losses", (), 60),
+}
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def check(outcome: processes.Outcome) -> int:
+    """How many cases passed."""
+    print(outcome.output)
+    assert outcome.code == 0
+    assert outcome.passed > 0
+    return outcome.passed
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow(seconds)) for name, (*_, seconds) in INTERPRETED.items()]
+)
+def test_interpreted(name: str, lane_ran: Callable[[str, int], None]) -> None:
+    lane, options, _ = INTERPRETED[name]
+    lane_ran(f"Triton, interpreted: {name}", check(processes.interpret(lane, *options)))
+
+
+@pytest.mark.slow(30)
+@pytest.mark.parametrize(
+    ("chip", "skeleton"), [(chip, name) for name, (*_, chips) in COMPILED.items() for chip in chips]
+)
+def test_compiled(chip: str, skeleton: str, tmp_path: Path, lane_ran: Callable[[str, int], None]) -> None:
+    lane, options, _ = COMPILED[skeleton]
+    lane_ran(f"Triton, compiled for {chip}", check(processes.compile_for(chip, lane, tmp_path, "-rP", *options)))
+
+
+@pytest.mark.slow(60)
+def test_every_loss_compiles(tmp_path: Path, lane_ran: Callable[[str, int], None]) -> None:
+    options = ("-rP", "-k", "test_every_loss")
+    outcome = processes.compile_for("sm_90", "lane_pointwise_compile", tmp_path, *options)
+    lane_ran("Triton, compiled for sm_90", check(outcome))
