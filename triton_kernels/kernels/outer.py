@@ -37,14 +37,16 @@ def outer_kernel(
     x = ()
     for k in tl.static_range(len(operands)):
         x += (read(operands[k], row, row_strides[2 + k], i, steps[2 + k], exists, A)[:, None],)
-    coefficients = [None if x is None else number(x, A) for x in coefficients]
+    c = ()
+    for k in tl.static_range(len(coefficients)):
+        c += (None if coefficients[k] is None else number(coefficients[k], A),)
     f = number(factor, A)
     losses = tl.zeros((SOURCES, TARGETS), A)
     slopes = tl.zeros((SOURCES, TARGETS), A)
     for first in range(0, targets, TARGETS):
         j = first + tl.arange(0, TARGETS)
         t = read(target, row, row_strides[1], j, steps[1], j < targets, A)[None, :]
-        value, derivative = LOSS(s, t, *x, *coefficients)
+        value, derivative = LOSS(s, t, *x, *c)
         counted = exists[:, None] & (j < targets)[None, :]
         losses += tl.where(counted, value, 0.0)
         slopes += tl.where(counted, derivative, 0.0)

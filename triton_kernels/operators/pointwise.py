@@ -186,11 +186,11 @@ def launch(
     sums += tuple({"min": MIN.value, "max": MAX.value}.get(kind, SUM.value) for kind in kinds)
     device = operands[0].device
     partials = torch.empty(len(sums), programs, dtype=accumulate, device=device) if sums else None
-    of_operands = [None if operand is not None else scalars[k] for k, operand in enumerate(by_number)]
+    of_operands = tuple(None if operand is not None else scalars[k] for k, operand in enumerate(by_number))
     with on_device(operands[0]):
         pointwise_kernel[(programs,)](
             tuple(readable[:-3]), kernel_numbers(of_operands, accumulate), *readable[-3:],
-            kernel_numbers([None if factor == 1.0 else factor], accumulate)[0],
+            kernel_numbers((None if factor == 1.0 else factor,), accumulate)[0],
             coefficients(description, parameters, accumulate), losses, tuple(gradients), partials,
             tiles_a_program, tiles, column_tiles, how.rows, how.columns, how.sizes, how.strides,
             LOSS=description.helper, DOMAIN=description.domain, REQUIREMENT=description.requirement,

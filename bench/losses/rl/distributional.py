@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .loss import Arguments, Loss, Shape
+from ...loss import Arguments, Loss, Shape
 
 
 def _quantiles(shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> Arguments:

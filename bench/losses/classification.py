@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .loss import Arguments, Loss, Shape
+from ..loss import Arguments, Loss, Shape
 
 
 def _logits(shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
