@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,15 @@ if X86:
 for name in INSTRUCTION_SETS.keys() - {"baseline", *os.environ.get("FASTLOSS_INSTRUCTION_SETS", "avx2 avx512").split()}:
     CXX_FLAGS += f" -DFASTLOSS_WITHOUT_{name.upper()}"
     del INSTRUCTION_SETS[name]
+SKELETONS = ("row", "pointwise", "outer")
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10
+
+
+def pointwise_families() -> list[str]:
+    """As csrc/losses/all.h lists them."""
+    text = (ROOT / "csrc" / "losses" / "all.h").read_text()
+    table = text.partition("#define FASTLOSS_POINTWISE_FAMILIES(FAMILY)")[2].partition("#define")[0]
+    return re.findall(r"FAMILY\((\w+)\)", table)
 
 
 def cxx() -> str | None:
@@ -115,7 +124,8 @@ class Ninja:
         ]
 
     def object(self, source: Path, flags: str, tag: str = "", rule: str = "compile") -> str:
-        out = f"{source.stem}{tag}.o"
+        folder = source.parent.relative_to(ROOT) if source.is_relative_to(ROOT) else Path()
+        out = f"{str(folder / source.stem).replace(os.sep, '-')}{tag}.o"
         self.lines += [f"build {out}: {rule} {source}", f"  flags = {flags}"]
         return out
 
@@ -179,16 +189,13 @@ class BuildBinaries(build_ext):
                     f"'-DFASTLOSS_BUILT_WITH_TORCH=\"{torch.__version__}\"' '-DFASTLOSS_BUILT_WITH_CUDA=\"{archs}\"'"
                 )
                 objects = [build.object(csrc / "host.cpp", flags)]
-                objects += self.per_instruction_set(build, csrc / "cpu" / "math_probe.cpp")
+                objects += self.per_instruction_set(build, csrc / "cpu" / "simd" / "probe.cpp")
                 build.link(out, objects, "")
             elif name == "_cpu":
-                glue = f"{CXX_FLAGS} {STABLE_ABI} {torch_include}"
-                objects = [
-                    build.object(csrc / "cpu" / f"{name}.cpp", glue)
-                    for name in ("row_operators", "pointwise_operators", "pairs_operators")
-                ]
-                for skeleton in ("row", "pointwise", "pairs"):
-                    objects += self.per_instruction_set(build, csrc / "cpu" / f"{skeleton}.cpp")
+                glue = f"{CXX_FLAGS} -DFASTLOSS_DEVICE=cpu {STABLE_ABI} {torch_include}"
+                objects = [build.object(csrc / "operators" / f"{name}.cpp", glue, "_cpu") for name in SKELETONS]
+                for name in SKELETONS:
+                    objects += self.per_instruction_set(build, csrc / "cpu" / f"{name}.cpp")
                 build.link(out, objects, f"-L{torch_root / 'lib'} -ltorch_cpu -lc10")
             else:
                 self.cuda(build, out, torch_root)
@@ -198,12 +205,22 @@ class BuildBinaries(build_ext):
     def cuda(build: Ninja, out: Path, torch_root: Path) -> None:
         home = cuda_home()
         assert home is not None
-        source, library = ROOT / "csrc" / "cuda", torch_root / "lib"
+        csrc, library = ROOT / "csrc", torch_root / "lib"
         include = f"-isystem {torch_root / 'include'} -isystem {home / 'include'}"
-        glue_flags = f"{CXX_FLAGS} -DUSE_CUDA {STABLE_ABI} {include}"
-        glue = [build.object(file, glue_flags) for file in sorted(source.glob("launch*.cpp"))]
+        glue_flags = f"{CXX_FLAGS} -DFASTLOSS_DEVICE=cuda -DUSE_CUDA {STABLE_ABI} {include}"
+        operators = (*SKELETONS, "scale")
+        glue = [build.object(csrc / "operators" / f"{name}.cpp", glue_flags, "_cuda") for name in operators]
         kernel_flags = f"-O3 -std=c++17 -Xcompiler -fPIC,-fvisibility=hidden {' '.join(architectures())}"
-        objects = [build.object(file, kernel_flags, rule="nvcc") for file in sorted(source.glob("*.cu"))]
+        family = csrc / "cuda" / "pointwise" / "family.cu"
+        objects = [
+            build.object(file, kernel_flags, rule="nvcc")
+            for file in sorted((csrc / "cuda").rglob("*.cu"))
+            if file != family
+        ]
+        objects += [
+            build.object(family, f"{kernel_flags} -DFASTLOSS_FAMILY={name}", f"_{name}", "nvcc")
+            for name in pointwise_families()
+        ]
         runtime = f"-L{home / 'lib64'} -lcudart_static -lpthread -ldl -lrt"
         torch_libraries = f"-Wl,--no-as-needed -L{library} -ltorch_cpu -lc10"
         stub = [] if (library / "libtorch_cuda.so").exists() else [torch_cuda_stub(build)]

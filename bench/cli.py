@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from . import page
 from . import report as reports
 from .cases import DTYPES, LOSSES, MODES, Case, all_cases
 from .environment import describe
@@ -15,7 +16,7 @@ from .measure import measure
 from .plot import save_plot
 from .providers import PROVIDERS
 
-RESULTS = Path(__file__).resolve().parent / "results"  # the committed ones, of which the README shows the tables
+CHECKOUT = Path(__file__).resolve().parent.parent
 SECONDS, QUICK_SECONDS = 10.0, 2.0  # of measuring, per case
 
 DESCRIPTION = """\
@@ -38,26 +39,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text = ", ".join(choices)
         filters.add_argument(f"--{name}", action="append", choices=choices, metavar=name.upper(), help=text)
     filters.add_argument("--device", type=torch.device, help="cpu or cuda (default: cuda if there is one)")
+    filters.add_argument("--headline", action="store_true", help="the cases and the providers of the README's table")
     filters.add_argument("--quick", action="store_true", help="plain cross-entropy, float32, a large and a tiny shape")
     outputs = parser.add_argument_group("what to do with the results")
     outputs.add_argument("--save", type=Path, metavar="FILE.json", help="write the results")
     outputs.add_argument("--load", type=Path, metavar="FILE.json", help="show saved results, measure nothing")
     outputs.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a bar chart (needs matplotlib)")
     outputs.add_argument(
-        "--readme",
-        type=Path,
-        metavar="README.md",
-        help="measure nothing, rewrite the tables between the bench markers of this file from bench/results/*.json",
+        "--page",
+        action="store_true",
+        help="measure nothing; in a checkout: rewrite docs/benchmarks.md and README.md's table from bench/results",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.readme:
-        files = sorted(RESULTS.glob("*.json"))
-        if not files:
-            raise SystemExit(f"no results in {RESULTS}; make some with --save {RESULTS / 'cpu.json'}")
-        loaded = [reports.load(file) for file in files]
-        reports.write_readme(arguments.readme, [report for report in loaded if report.results])
+    if arguments.page:
+        if not (CHECKOUT / "docs").is_dir():
+            raise SystemExit(f"{CHECKOUT} is no checkout of fastloss: there is no page to write")
+        for file, text in page.pages(CHECKOUT).items():
+            file.write_text(text)
         return 0
     if arguments.load:
         report = reports.load(arguments.load)
@@ -79,12 +79,13 @@ def measure_cases(arguments: argparse.Namespace) -> reports.Report:
     cases = [case for case in all_cases(device.type) if is_chosen(case, arguments, device.type)]
     if not cases:
         raise SystemExit("the filters leave no case")
+    providers = arguments.provider or (page.HEADLINE_PROVIDERS if arguments.headline else PROVIDERS)
     report = reports.Report(describe(device), [], [])
     print(reports.machine(report.environment))
     for number, case in enumerate(cases, 1):
         start = time.perf_counter()
         seconds = QUICK_SECONDS if arguments.quick else SECONDS
-        results, skips = measure(case, arguments.provider or PROVIDERS, device, seconds)
+        results, skips = measure(case, providers, device, seconds)
         report.results += results
         report.skips += skips
         if results:
@@ -95,6 +96,9 @@ def measure_cases(arguments: argparse.Namespace) -> reports.Report:
 
 
 def is_chosen(case: Case, arguments: argparse.Namespace, device_type: str) -> bool:
+    names = (case.loss.name, case.shape_name, case.dtype)
+    if arguments.headline and (names not in page.HEADLINE_CASES or case.mode != "forward_backward"):
+        return False
     if arguments.quick and (case.loss is not LOSSES[0] or case.dtype != "float32"):
         return False
     shapes = LOSSES[0].shapes_on(device_type)

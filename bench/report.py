@@ -1,4 +1,4 @@
-"""What a run leaves behind: JSON, a table for the terminal, a table for the README."""
+"""What a run leaves behind: JSON, a table for the terminal, the cells of a table of Markdown (page.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from .measure import Result, Skip
 
 QUIET = 0.05  # of the CPU for others; beyond, threads begin to wait for each other
-README_BEGIN, README_END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 @dataclass
@@ -81,51 +80,41 @@ def losing_to(result: Result) -> list[str]:
     return [name for name in ("eager", "torch.compile") if result.speedup.get(name, 1.0) < 1.0]
 
 
-def readme_table(report: Report) -> str:
-    """One line a case, of each backend where dispatch did not choose; those that fastloss loses are marked."""
-    lines = [
-        f"Measured on {machine(report.environment)}; {_others(report.results)}.",
-        "Times are medians; ratios are medians over the rounds, above 1 where fastloss is faster; copy moves the same",
-        "bytes into a warm buffer.",
-        "",
-        "| loss | logits | dtype | mode | eager | torch.compile | fastloss | in place "
-        "| vs eager | vs compile | of copy | peak MiB: ours / eager |",
-        "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for group in by_case(report.results):
-        of = {result.provider: result for result in group}
-        asked_for = ["fastloss"] if "fastloss" in of else [name for name in of if name.startswith("fastloss:")]
-        lines += [_readme_line(of, name) for name in asked_for]
-    return "\n".join(lines)
+def caption(report: Report) -> str:
+    return f"{machine(report.environment)}; {_others(report.results)}"
 
 
-def _readme_line(of: dict[str, Result], name: str) -> str:
+def cells(of: dict[str, Result], name: str) -> dict[str, str]:
+    """What a table says of one case, by column; `name` is the provider in fastloss's place."""
     ours = of[name]
     losing = losing_to(ours)
-    loss = ours.loss + "".join(f" on {backend}" for backend in name.split(":")[1:])
-    times = [_time(of[baseline].median) if baseline in of else "-" for baseline in ("eager", "torch.compile", name)]
-    in_place = _time(of["fastloss-in-place"].median) if "fastloss-in-place" in of else "-"
-    ratios = [
-        _ratio(ours, baseline, ".2f") + ("x slower" if baseline in losing else "x" if baseline in ours.speedup else "")
-        for baseline in ("eager", "torch.compile")
-    ]
+
+    def time_of(provider: str) -> str:
+        return _time(of[provider].median) if provider in of else "-"
+
+    def against(baseline: str) -> str:
+        if baseline not in ours.speedup:
+            return "-"
+        return _ratio(ours, baseline, ".2f") + ("x slower" if baseline in losing else "x")
+
     peaks = " / ".join(
         "-" if each not in of or (peak := of[each].peak_extra_bytes) is None else f"{peak / 2**20:.0f}"
         for each in (name, "eager")
     )
-    cells = [loss, ours.shape, ours.dtype, ours.mode.replace("_", " + "), *times, in_place, *ratios]
-    return f"| {' | '.join([*cells, _ratio(ours, 'copy', '.0%'), peaks])} |"
-
-
-def write_readme(readme: Path, reports: Sequence[Report]) -> None:
-    """Replaces what lies between the two markers."""
-    text = readme.read_text()
-    if text.count(README_BEGIN) != 1 or text.count(README_END) != 1:
-        raise ValueError(f"{readme} must hold {README_BEGIN} and {README_END} once each")
-    before, rest = text.split(README_BEGIN)
-    after = rest.split(README_END)[1]
-    tables = "\n\n".join(readme_table(report) for report in reports)
-    readme.write_text(f"{before}{README_BEGIN}\n{tables}\n{README_END}{after}")
+    return {
+        "loss": ours.loss + "".join(f" on {backend}" for backend in name.split(":")[1:]),
+        "shape": ours.shape,
+        "dtype": ours.dtype,
+        "mode": ours.mode.replace("_", " + "),
+        "eager": time_of("eager"),
+        "torch.compile": time_of("torch.compile"),
+        "fastloss": time_of(name),
+        "in place": time_of("fastloss-in-place"),
+        "vs eager": against("eager"),
+        "vs compile": against("torch.compile"),
+        "of copy": _ratio(ours, "copy", ".0%"),
+        "peak MiB: ours / eager": peaks,
+    }
 
 
 def _others(results: Iterable[Result]) -> str:

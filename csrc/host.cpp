@@ -8,19 +8,17 @@
 #include <string>
 #include <vector>
 
-#include "cpu/features.h"
-#include "cpu/math_probe.h"
-#include "cpu/pointwise.h"
-#include "losses/pointwise.h"
-#include "losses/row.h"
+#include "cpu/simd/isa.h"
+#include "cpu/simd/probe.h"
+#include "losses/all.h"
 
 namespace py = pybind11;
 
 namespace fastloss {
 namespace {
 
-// A row loss evaluated as losses/row.h describes it, in double and without a skeleton: (loss, gradient). `target` is
-// the index, or -1 where `soft` has the probabilities.
+// A row loss evaluated as losses/contracts/row.h describes it, in double and without a skeleton: (loss, gradient).
+// `target` is the index, or -1 where `soft` has the probabilities.
 py::tuple evaluate_row(const std::string& name, const std::vector<double>& parameters, const std::vector<double>& x,
                        int64_t target, const std::vector<double>& soft, const std::vector<double>& weight) {
   const size_t classes = x.size();
@@ -86,6 +84,50 @@ py::tuple evaluate_pointwise(const std::string& name, const std::vector<double>&
                         std::vector<double>(metrics, metrics + metric_count), inside);
 }
 
+const char* name_of(MetricKind kind) {
+  switch (kind) {
+    case kMeanMetric:
+      return "mean";
+    case kTermMetric:
+      return "term";
+    case kMinMetric:
+      return "min";
+    default:
+      return "max";
+  }
+}
+
+// What each functor says of itself, by contract and by the loss's name in Python.
+py::dict describe() {
+  py::dict pointwise, row, outer;
+#define FASTLOSS_DESCRIBE_POINTWISE(name, Functor)                                                                     \
+  {                                                                                                                    \
+    const PointwiseDescription d = describe_pointwise<Functor<double>>();                                              \
+    py::list metrics;                                                                                                  \
+    for (int m = 0; m < d.metrics; ++m) metrics.append(name_of(d.kind[m]));                                            \
+    pointwise[#name] =                                                                                                 \
+        py::dict(py::arg("operands") = d.operands, py::arg("parameters") = d.parameters, py::arg("metrics") = metrics, \
+                 py::arg("requirement") = d.requirement, py::arg("raises_value_error") = bool(d.raises_value_error));  \
+  }
+#define FASTLOSS_DESCRIBE_ROW(name, Functor)                                                         \
+  {                                                                                                  \
+    const RowDescription d = describe_row<Functor<double>>();                                        \
+    row[#name] = py::dict(py::arg("parameters") = d.parameters, py::arg("modulated") = d.modulated); \
+  }
+#define FASTLOSS_DESCRIBE_OUTER(name, Functor)                                                       \
+  {                                                                                                  \
+    const OuterDescription d = describe_outer<Functor<double>>();                                    \
+    outer[#name] = py::dict(py::arg("operands") = d.operands, py::arg("parameters") = d.parameters); \
+  }
+#define FASTLOSS_OF_POINTWISE(family) FASTLOSS_POINTWISE_##family(FASTLOSS_DESCRIBE_POINTWISE)
+#define FASTLOSS_OF_ROW(family) FASTLOSS_ROW_##family(FASTLOSS_DESCRIBE_ROW)
+#define FASTLOSS_OF_OUTER(family) FASTLOSS_OUTER_##family(FASTLOSS_DESCRIBE_OUTER)
+  FASTLOSS_POINTWISE_FAMILIES(FASTLOSS_OF_POINTWISE)
+  FASTLOSS_ROW_FAMILIES(FASTLOSS_OF_ROW)
+  FASTLOSS_OUTER_FAMILIES(FASTLOSS_OF_OUTER)
+  return py::dict(py::arg("pointwise") = pointwise, py::arg("row") = row, py::arg("outer") = outer);
+}
+
 std::vector<float> vector_math(const std::string& set, const std::string& name, std::vector<float> values) {
   const MathProbe* probe = set == "baseline" ? baseline::math_probes : nullptr;
   if (kAvx2IsBuilt && set == "avx2") probe = FASTLOSS_AVX2::math_probes;
@@ -127,6 +169,8 @@ PYBIND11_MODULE(_host, m) {
         "(loss, gradient) of one row, in double precision, straight from the functor.");
   m.def("evaluate_pointwise", &evaluate_pointwise, py::arg("name"), py::arg("operands"), py::arg("parameters"),
         "(loss, derivatives, metrics, inside the domain?) at one element, in double, straight from the functor.");
+  m.def("describe", &describe,
+        "{contract: {loss: what its functor says of itself}}: operands, parameters, kinds of metrics, domain.");
   m.def("vector_math", &vector_math, "A vector function of one instruction set, applied to a list of floats.");
 }
 

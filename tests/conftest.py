@@ -74,7 +74,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     ]
     lanes: dict[str, list[tuple[str, int]]] = defaultdict(list)  # by test; the last one counts
     for _, report in reports:
-        found = [value for key, value in report.user_properties if key == LANE]
+        # A file that could not be collected has an outcome but no properties: it counts as one case of this process.
+        found = [value for key, value in getattr(report, "user_properties", ()) if key == LANE]
         lanes[report.nodeid] = max(lanes[report.nodeid], found, key=len)
     cases: dict[str, Counter[str]] = defaultdict(Counter)
     seconds: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""The table at the end of a run: what answered torch's own test data, loss by loss (tests/test_contract.py).
+"""The table at the end of a run: what answered torch's own test data, loss by loss (tests/contract/test_opinfo.py).
 
 A plugin, because under pytest-xdist only reports come back from the processes that run the tests.
 """

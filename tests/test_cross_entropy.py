@@ -241,7 +241,8 @@ def test_inplace_overwrites_the_logits_with_the_gradient(dtype, options, backend
         expected, expected_grad = value_and_grad(fastloss.cross_entropy, (leaf, target), options)
         logits = leaf * 1
         loss = fastloss.cross_entropy(logits, target, **options, inplace=True)
-        assert torch.equal(logits, expected_grad)
+        # A gradient in float16 is not made before the loss scale is known, so these logits are left alone.
+        assert torch.equal(logits, leaf if dtype == torch.float16 else expected_grad)
         (3 * loss).backward()
     assert torch.equal(loss, expected)
     assert_close(leaf.grad, 3 * expected_grad.double(), dtype, "gradient")

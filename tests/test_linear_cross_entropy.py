@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from support import BACKENDS, assert_close, generator, to
 
 import fastloss
+from fastloss.core.registry import LOSSES
 from fastloss.skeletons.linear import LinearRow
-from fastloss.skeletons.row_autograd import REFERENCES
 from fastloss.tiles import linear as chunked
 
 _NO_KERNELS = pytest.param("none", "cpu", marks=pytest.mark.skip("no kernels here"))
@@ -80,7 +80,7 @@ def test_every_option(options, target, backend, device):
 
 @backends
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("wide", [False, True], ids=["", "accumulate_float32"])
+@pytest.mark.parametrize("wide", [False, True], ids=["compact", "accumulate_float32"])
 def test_other_dtypes(dtype, wide, backend, device):
     tensors, y, kwargs = make("dtypes", "index-weighted")
     upstream = torch.rand(25, generator=generator("dtypes"), dtype=torch.float64)
@@ -238,7 +238,7 @@ def F_linear_cross_entropy(input, linear_weight, target, linear_bias=None, **kwa
 @pytest.mark.skipif(("cpu", "cpu") not in BACKENDS, reason="no CPU kernels")
 def test_any_row_loss_can_be_of_linear_logits():
     (x, w, b), y, _ = make("focal", "index")
-    spec = LinearRow(REFERENCES["softmax_focal_loss"])
+    spec = LinearRow(LOSSES["softmax_focal_loss"])
 
     def focal(input, linear_weight, target, *, linear_bias=None, alpha=None, gamma=2.0, reduction="mean"):
         raise AssertionError("the reference")

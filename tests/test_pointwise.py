@@ -450,7 +450,7 @@ def test_autocast(case, backend, device, dtype):
     if dtype not in case.dtypes:
         pytest.skip("not of this dtype")
     if case.loss is fastloss.gaussian_nll_loss and device == "cpu":
-        pytest.skip("torch's autocast of the CPU leaves it in its dtype; test_contract_transforms.py compares")
+        pytest.skip("torch's autocast of the CPU leaves it in its dtype; contract/test_transforms.py compares")
     tensors = to(case.make(generator(case.name)), device, dtype)
     options = {**case.options, **how(case, reduced(case))}
     value64, gradients64 = expected(case, tensors, options)
@@ -473,13 +473,14 @@ def test_operators_pass_opcheck(case, backend, device):
         _, call = case.loss.plan((), {**tensors, **leaves, **case.options, **how(case, reduced(case))})
     assert not isinstance(call, str), call
     namespace = getattr(torch.ops, "fastloss_triton" if backend == "triton" else "fastloss")
-    operands = [x.detach() for x in call.tensors]
+    problem = call.plan.problem
+    operands, *description = problem.operands([x.detach() for x in call.tensors], problem.wanted_operands)
     checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(namespace.pointwise, (operands, *call.operands), test_utils=checks)
-    elements = call.operands._replace(reduce=False)
-    torch.library.opcheck(namespace.pointwise, (operands, *elements), test_utils=checks)
+    for once in (problem.reduced, False):
+        arguments = (operands, *description, once, problem.measure, problem.dtype)
+        torch.library.opcheck(namespace.pointwise, arguments, test_utils=checks)
     upstream = torch.randn(torch.broadcast_shapes(*(x.shape for x in operands)), device=device)
-    torch.library.opcheck(namespace.pointwise_backward, (upstream, operands, *elements[:9]), test_utils=checks)
+    torch.library.opcheck(namespace.pointwise_backward, (upstream, operands, *description), test_utils=checks)
 
 
 @backends

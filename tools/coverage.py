@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from lanes.cuda import cuda_build
 
+KERNELS = ROOT / "csrc" / "cuda"
 LANE = "coverage"
 FILES = (
     "test_rows.py", "test_races.py", "test_pointwise.py", "test_pointwise_races.py", "test_pairs.py",
@@ -39,9 +40,9 @@ def executed(build: Path) -> dict[str, Counter[int]]:
             for text in done.stdout.splitlines():
                 for source in json.loads(text)["files"]:
                     path = (ROOT / source["file"]).resolve()
-                    if path.parent == ROOT / "csrc" / "cuda":
+                    if path.is_relative_to(KERNELS):
                         for line in source["lines"]:
-                            lines[path.name][line["line_number"]] += line["count"]
+                            lines[str(path.relative_to(KERNELS))][line["line_number"]] += line["count"]
     return lines
 
 
@@ -63,7 +64,7 @@ def main() -> int:
     for name, counts in sorted(lines.items()):
         never = sorted(number for number in counts if counts[number] == 0)
         print(f"| {name} | {len(counts)} | {1 - len(never) / len(counts):.1%} |")
-        source = (ROOT / "csrc" / "cuda" / name).read_text().splitlines()
+        source = (KERNELS / name).read_text().splitlines()
         missing += [f"{name}:{number}: {source[number - 1].strip()}" for number in never]
     every = sum(len(counts) for counts in lines.values())
     print(f"| all | {every} | {1 - len(missing) / every:.1%} |\n", *missing, sep="\n")

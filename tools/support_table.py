@@ -166,7 +166,7 @@ def losses() -> dict[str, Callable[..., Any]]:
     """Every fused loss, by the name under which users find it."""
     found = {}
     for prefix, module in (("", fastloss.functional), ("rl.", fastloss.rl), ("alignment.", fastloss.alignment)):
-        for name in module.__all__:
+        for name in sorted(module.__all__):
             if hasattr(getattr(module, name), "plan"):
                 found[prefix + name] = getattr(module, name)
     return found

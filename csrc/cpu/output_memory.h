@@ -11,12 +11,15 @@
 
 #include <mutex>
 #include <utility>
-#include <vector>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
-#include "../shapes.h"
+#if defined(__linux__) && defined(MADV_FREE) && defined(MADV_HUGEPAGE)
+#define FASTLOSS_KEEPS_OUTPUTS 1
+#else
+#define FASTLOSS_KEEPS_OUTPUTS 0
+#endif
 
 extern "C" {
 // Of torch 2.11 on; null in 2.10, which then allocates.
@@ -30,7 +33,7 @@ __attribute__((weak)) AOTITorchError torch_from_blob(void* data, int64_t ndim, c
 
 namespace fastloss {
 
-#if defined(__linux__) && defined(MADV_FREE) && defined(MADV_HUGEPAGE)
+#if FASTLOSS_KEEPS_OUTPUTS
 
 class OutputMemory {
  public:
@@ -75,56 +78,17 @@ class OutputMemory {
     if (block.data) munmap(block.data, block.bytes);
   }
 
+  static void on_huge_pages(void* data, size_t bytes) {
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(data);
+    const uintptr_t first = (begin + page - 1) / page * page, last = (begin + bytes) / page * page;
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  }
+
  private:
   std::mutex mutex_;
   Block kept_;
 };
 
 #endif
-
-inline size_t element_size(torch::headeronly::ScalarType type) {
-  using torch::headeronly::ScalarType;
-  return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
-}
-
-// An uninitialised tensor on the CPU, whose strides (of a dense layout) are given.
-inline torch::stable::Tensor allocate(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
-                                      torch::headeronly::ScalarType type) {
-  int64_t numel = 1;
-  for (int64_t size : sizes) numel *= size;
-  const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
-  const int32_t cpu = aoti_torch_device_type_cpu();
-  AtenTensorHandle handle = nullptr;
-#if defined(__linux__) && defined(MADV_FREE) && defined(MADV_HUGEPAGE)
-  const size_t bytes = size_t(numel) * element_size(type);
-  if (bytes >= OutputMemory::smallest && torch_from_blob) {
-    const OutputMemory::Block block = OutputMemory::instance().take(bytes);
-    if (block.data) {
-      auto give_back = [](void* data, void* size) {
-        OutputMemory::instance().give({data, reinterpret_cast<size_t>(size)});
-      };
-      TORCH_ERROR_CODE_CHECK(torch_from_blob(block.data, int64_t(sizes.size()), sizes.data(), strides.data(), 0, dtype,
-                                             cpu, -1, &handle, aoti_torch_layout_strided(), nullptr, 0, give_back,
-                                             reinterpret_cast<void*>(block.bytes)));
-      return torch::stable::Tensor(handle);
-    }
-  }
-#endif
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype, cpu, 0, &handle));
-  torch::stable::Tensor tensor(handle);
-#if defined(__linux__) && defined(MADV_FREE) && defined(MADV_HUGEPAGE)
-  if (bytes >= 2 * OutputMemory::page) {
-    const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data_ptr()), page = OutputMemory::page;
-    const uintptr_t first = (begin + page - 1) / page * page, last = (begin + bytes) / page * page;
-    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-  }
-#endif
-  return tensor;
-}
-
-inline torch::stable::Tensor allocate(const std::vector<int64_t>& sizes, torch::headeronly::ScalarType type) {
-  return allocate(sizes, contiguous_strides(sizes), type);
-}
 
 }  // namespace fastloss

@@ -1,4 +1,4 @@
-// The row skeleton on the CPU: softmax losses over rows of logits. It knows no loss; see csrc/losses/row.h.
+// The row skeleton on the CPU: softmax losses over rows of logits. It knows no loss; see csrc/losses/contracts/row.h.
 //
 // A row that is read from memory stays in the core's cache until its gradient is written, so memory sees one read of
 // the logits and one write of the gradient, whatever the number of passes below:
@@ -9,17 +9,39 @@
 //   where
 //      it needs the logits too (softcap) or the statistics are given (backward), from the logits.
 // Lane sums are added to doubles after every chunk: one fp32 sum over 128k classes would lose three digits.
-#include "row.h"
+//
+// At the end of the file, once for all instruction sets: the tasks of a call, and its sums.
+#include "../problems/row.h"
 
 #include <stdlib.h>
 
+#include <algorithm>
 #include <type_traits>
 
-#include "vectors.h"  // before the losses: a functor sees the math overloads that are declared above it
-
-#include "../losses/row.h"
+#include "../losses/all.h"
+#include "simd/isa.h"
+#include "simd/lanes.h"
+#include "threads.h"
 
 namespace fastloss {
+
+// The kernel of one loss and element type. Rows come in tasks: a row, or a group of neighbouring rows of the columns
+// layout. `factor` multiplies the gradient.
+struct RowKernel {
+  int64_t (*tasks)(const RowProblem&);
+  void (*run)(const RowProblem&, double factor, int64_t first_task, int64_t last_task);
+};
+using FindRowKernel = int (*)(const RowProblem&, RowKernel* found);  // a Status
+namespace avx512 {
+extern const FindRowKernel find_row_kernel;
+}
+namespace avx2 {
+extern const FindRowKernel find_row_kernel;
+}
+namespace baseline {
+extern const FindRowKernel find_row_kernel;
+}
+
 namespace FASTLOSS_ISA {
 namespace {
 
@@ -42,25 +64,28 @@ struct RowTask {
   const RowProblem& p;
   const Loss loss;
   const int64_t C;
+  const A factor;          // of the gradient
+  const bool state_known;  // is this a backward pass?
   const A* weight;
   const bool soft;
   A *loss_rows, *max_rows, *log_sum_rows;
 
-  explicit RowTask(const RowProblem& problem)
+  RowTask(const RowProblem& problem, double factor)
       : p(problem),
         loss(problem.parameters, problem.classes),
         C(problem.classes),
+        factor(A(factor)),
+        state_known(problem.loss_gradient != nullptr),
         weight(static_cast<const A*>(problem.weight)),
         soft(problem.soft_target.data != nullptr),
-        loss_rows(static_cast<A*>(problem.loss_rows)),
+        loss_rows(static_cast<A*>(problem.row_loss)),
         max_rows(static_cast<A*>(problem.state)),
-        log_sum_rows(problem.state ? max_rows + problem.outer * problem.inner : nullptr) {}
+        log_sum_rows(problem.state ? max_rows + problem.rows : nullptr) {}
 
   // ---------------------------------------------------------------- what both layouts need of one row
 
   FASTLOSS_INLINE A gradient_factor(int64_t row) const {
-    A factor = p.inverse_denominator ? A(*p.inverse_denominator) : A(1);
-    return p.row_factor ? factor * static_cast<const A*>(p.row_factor)[row] : factor;
+    return p.loss_gradient ? factor * static_cast<const A*>(p.loss_gradient)[row] : factor;
   }
   FASTLOSS_INLINE bool ignored(int64_t row) const { return !soft && p.index_target[row] == p.ignore_index; }
   FASTLOSS_INLINE const T* logits_of(int64_t row) const {
@@ -74,7 +99,7 @@ struct RowTask {
   }
   FASTLOSS_INLINE void store_ignored(int64_t row, T* contiguous_gradient) const {
     if (loss_rows) loss_rows[row] = A(0);
-    if (max_rows && !p.state_known) max_rows[row] = log_sum_rows[row] = A(0);
+    if (max_rows && !state_known) max_rows[row] = log_sum_rows[row] = A(0);
     if (contiguous_gradient) memset(contiguous_gradient, 0, size_t(C) * sizeof(T));
   }
 
@@ -93,7 +118,7 @@ struct RowTask {
     }
     RowResult<A> result = loss.finish(sums);
     if (loss_rows) loss_rows[row] = result.loss;
-    if (max_rows && !p.state_known) {
+    if (max_rows && !state_known) {
       max_rows[row] = sums.max;
       log_sum_rows[row] = sums.log_sum;
     }
@@ -216,7 +241,7 @@ struct RowTask {
     }
     RowSums<A> sums{};
     A inverse_sum;
-    if (p.state_known) {
+    if (state_known) {
       double mass = 0;
       if (Dense)
         S::for_each(
@@ -336,7 +361,7 @@ struct RowTask {
         if (ignored(r)) continue;
         S::set(g.live[k], i, -1);
         if (!soft) S::set(g.target[k], i, int32_t(p.index_target[r]));
-        if (p.state_known) S::set(g.max[k], i, max_rows[r]);
+        if (state_known) S::set(g.max[k], i, max_rows[r]);
       }
     }
     auto each = [&](auto body) __attribute__((always_inline)) {
@@ -352,7 +377,7 @@ struct RowTask {
     auto dense = [&](int64_t c, int k, int at) __attribute__((always_inline)) {
       return column_mass(t ? t + c * p.soft_target.step + at : nullptr, c, g.count[k]);
     };
-    if (!p.state_known)
+    if (!state_known)
       each([&](int64_t c, int k, int at) __attribute__((always_inline)) {
         V z = logit(c, k, at);
         g.max[k] = (z > g.max[k]) ? z : g.max[k];
@@ -360,7 +385,7 @@ struct RowTask {
     each([&](int64_t c, int k, int at) __attribute__((always_inline)) {
       V z = logit(c, k, at);
       V from_max = z - g.max[k];  // NaN if all logits are -inf, and then everything is, in torch too
-      if (!p.state_known) sum[k] += S::exp(from_max);
+      if (!state_known) sum[k] += S::exp(from_max);
       z_y[k] = (g.target[k] == int32_t(c)) ? z : z_y[k];
       if (Dense) {
         V q = dense(c, k, at);
@@ -375,7 +400,7 @@ struct RowTask {
           store_ignored(r, nullptr);
           continue;
         }
-        RowSums<A> sums{S::lane(g.max[k], i), p.state_known ? log_sum_rows[r] : S::log(S::lane(sum[k], i)),
+        RowSums<A> sums{S::lane(g.max[k], i), state_known ? log_sum_rows[r] : S::log(S::lane(sum[k], i)),
                         S::lane(mass[k], i), S::lane(linear[k], i), A(1)};
         const Scales scales = finish(r, sums, S::lane(z_y[k], i), S::exp(-sums.log_sum));
         S::set(g.index_mass[k], i, scales.index_mass * scales.all);
@@ -395,7 +420,7 @@ struct RowTask {
 
   // ---------------------------------------------------------------- tasks
 
-  int64_t tasks() const { return p.inner == 1 ? p.outer : p.outer * column_tasks(); }
+  int64_t tasks() const { return p.inner == 1 ? p.rows : p.rows / p.inner * column_tasks(); }
 
   template <bool Dense>
   void run(int64_t begin, int64_t end) const {
@@ -404,14 +429,14 @@ struct RowTask {
         columns<Dense>(task / column_tasks(), task % column_tasks() * kGroup * S::lanes);
       return;
     }
-    if (C <= kChunk && !p.state_known) {
+    if (C <= kChunk && !state_known) {
       const int64_t padded = (C + S::lanes - 1) / S::lanes * S::lanes;
       const int64_t block = kChunk / padded < kBlock ? kChunk / padded : kBlock;
       for (int64_t row = begin; row < end; row += block)
         short_rows<Dense>(row, int(end - row < block ? end - row : block));
       return;
     }
-    const bool keep = p.gradient.data && !p.state_known && loss.linear();
+    const bool keep = p.gradient.data && !state_known && loss.linear();
     const size_t size = size_t((C + kChunk - 1) / kChunk + (std::is_same_v<T, A> ? 0 : C));
     A* scratch = keep ? static_cast<A*>(malloc(size * sizeof(A))) : nullptr;
     for (int64_t row = begin; row < end; ++row) one_row<Dense>(row, scratch);
@@ -425,36 +450,108 @@ struct RowTask {
   }
 };
 
-template <class F>
-void for_type(const RowProblem& p, F f) {
-  visit_row_loss(p.loss, [&](auto loss) {
-    switch (p.dtype) {
-      case DType::float64:
-        return f(RowTask<typename decltype(loss)::template with<double>, double>(p));
-      case DType::float32:
-        return f(RowTask<typename decltype(loss)::template with<float>, float>(p));
-      case DType::float16:
-        return f(RowTask<typename decltype(loss)::template with<float>, Half>(p));
-      case DType::bfloat16:
-        return f(RowTask<typename decltype(loss)::template with<float>, BFloat16>(p));
-      default:  // the glue has refused it
-        return;
-    }
-  });
+template <class Loss, class T>
+RowKernel kernel() {
+  return {[](const RowProblem& p) { return RowTask<Loss, T>(p, 1).tasks(); },
+          [](const RowProblem& p, double factor, int64_t first, int64_t last) {
+            RowTask<Loss, T>(p, factor).run(first, last);
+          }};
 }
 
-int64_t tasks(const RowProblem& p) {
-  int64_t count = 0;
-  for_type(p, [&](const auto& task) { count = task.tasks(); });
-  return count;
-}
-void run(const RowProblem& p, int64_t begin, int64_t end) {
-  for_type(p, [&](const auto& task) { task.run(begin, end); });
+int find(const RowProblem& p, RowKernel* found) {
+  int status = kUnknownLoss;
+  visit_row_loss(p.loss, [&](auto loss) {
+    using InFloat = typename decltype(loss)::template with<float>;
+    status = p.parameter_count != InFloat::parameters ? kWrongParameters : is_floating(p.dtype) ? 0 : kUnknownDType;
+    switch (p.dtype) {
+      case DType::float64:
+        *found = kernel<typename decltype(loss)::template with<double>, double>();
+        break;
+      case DType::float32:
+        *found = kernel<InFloat, float>();
+        break;
+      case DType::float16:
+        *found = kernel<InFloat, Half>();
+        break;
+      case DType::bfloat16:
+        *found = kernel<InFloat, BFloat16>();
+        break;
+      default:  // the status says so
+        break;
+    }
+  });
+  return status;
 }
 
 }  // namespace
 
-const RowKernels row_kernels = {tasks, run};
+const FindRowKernel find_row_kernel = find;
 
 }  // namespace FASTLOSS_ISA
+
+#if FASTLOSS_BASELINE
+namespace {
+
+// Sum over the counted rows of their weight; also the only place where targets are checked, so it always runs. False
+// where one is out of range.
+bool denominator(const RowProblem& p, double* result, int64_t* out_of_range) {
+  if (!p.index_target) {
+    *result = double(p.rows);
+    return true;
+  }
+  const int64_t* y = p.index_target;
+  int64_t counted = 0;
+  double sum = 0;
+  for (int64_t row = 0; row < p.rows; ++row) {
+    if (y[row] == p.ignore_index) continue;
+    if (y[row] < 0 || y[row] >= p.classes) {
+      *out_of_range = y[row];
+      return false;
+    }
+    ++counted;
+    if (p.weight)
+      sum += p.dtype == DType::float64 ? static_cast<const double*>(p.weight)[y[row]]
+                                       : double(static_cast<const float*>(p.weight)[y[row]]);
+  }
+  *result = p.weight ? sum : double(counted);
+  return true;
+}
+
+// The losses of the rows in their order, in double.
+template <class A>
+void reduce(const RowProblem& p, double denominator) {
+  const A* loss = static_cast<const A*>(p.row_loss);
+  double sum = 0;
+  for (int64_t row = 0; row < p.rows; ++row) sum += double(loss[row]);
+  *static_cast<A*>(p.reduced_loss) = A(p.reduction == Reduction::mean ? sum / denominator : sum);
+}
+
+}  // namespace
+#endif
+
 }  // namespace fastloss
+
+#if FASTLOSS_BASELINE
+long long fastloss_row_scratch(const fastloss::RowProblem*) { return 0; }
+
+int fastloss_row(const fastloss::RowProblem* problem, fastloss::Device* device) {
+  using namespace fastloss;
+  const RowProblem& p = *problem;
+  static const FindRowKernel find = FASTLOSS_FOR_THIS_CPU(find_row_kernel);
+  RowKernel kernel;
+  if (const int status = find(p, &kernel)) return status;
+  double counted;
+  if (!denominator(p, &counted, &device->target_out_of_range)) return kTargetOutOfRange;
+  const double factor = p.reduction == Reduction::mean ? 1.0 / counted : 1.0;
+  const int64_t tasks = kernel.tasks(p);
+  const int64_t per_task = std::max<int64_t>(1, p.rows * p.classes / std::max<int64_t>(1, tasks));
+  const int64_t grain = std::max<int64_t>(1, 32768 / per_task);  // elements worth waking a thread for
+  for_tasks(*device, tasks, grain, [&](int64_t first, int64_t last) { kernel.run(p, factor, first, last); });
+  if (!p.reduced_loss) return 0;
+  if (p.dtype == DType::float64)
+    reduce<double>(p, counted);
+  else
+    reduce<float>(p, counted);
+  return 0;
+}
+#endif

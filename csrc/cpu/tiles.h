@@ -1,9 +1,9 @@
 // Tiles of the pointwise kernels: a thousand elements of a tensor of any layout and dtype, as contiguous accumulators
 // in the nearest cache. A contiguous tensor of accumulators is its own tile, nothing is copied.
 #pragma once
-#include "../iteration.h"
-#include "storage.h"
-#include "vectors.h"
+#include "../dtypes.h"
+#include "../layout.h"
+#include "simd/lanes.h"
 
 namespace fastloss {
 namespace FASTLOSS_ISA {

@@ -28,7 +28,9 @@
 #define GPU_EMULATED 1
 #endif
 
-#include "../vmath.h"
+#include "../dtypes.h"
+#include "../losses/math.h"
+#include "limits.h"
 
 #ifdef __CUDA_ARCH__
 #define GPU_ARCH __CUDA_ARCH__
@@ -48,8 +50,18 @@
 
 namespace fastloss {
 
-// ---- shared memory
-// ---------------------------------------------------------------------------------------------------
+// The number of this block, read anew at every call: as blockIdx.x it would be read once and kept in a register.
+GPU_INLINE unsigned block_number() {
+#if GPU_EMULATED
+  return blockIdx.x;
+#else
+  unsigned number;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(number));
+  return number;
+#endif
+}
+
+// ---- shared memory --------------------------------------------------------------------------------------------------
 
 template <class T>
 struct SharedType {
@@ -86,8 +98,7 @@ class SharedMemory {
   unsigned used_ = 0;
 };
 
-// ---- 16-byte accesses
-// ------------------------------------------------------------------------------------------------
+// ---- 16-byte accesses -----------------------------------------------------------------------------------------------
 
 template <class To, class From>
 GPU_INLINE To bit_cast(const From& from) {
@@ -169,8 +180,7 @@ GPU_INLINE void store_shared(T* pointer, const Pack<T>& pack) {
 #endif
 }
 
-// ---- thread-block clusters (Hopper and later)
-// --------------------------------------------------------------------------
+// ---- thread-block clusters (Hopper and later) -----------------------------------------------------------------------
 
 #if GPU_ARCH >= 900
 class Cluster {
@@ -194,8 +204,7 @@ class Cluster {
 };
 #endif
 
-// ---- storage and accumulator types
-// -------------------------------------------------------------------------------------
+// ---- storage and accumulator types ----------------------------------------------------------------------------------
 
 // Sums of float and half logits are kept in float, sums of double logits in double.
 template <class T>
@@ -270,8 +279,7 @@ constexpr __host__ __device__ A lowest() {
 GPU_INLINE float maximum(float a, float b) { return fmaxf(a, b); }
 GPU_INLINE double maximum(double a, double b) { return fmax(a, b); }
 
-// ---- errors and launches
-// -----------------------------------------------------------------------------------------------
+// ---- errors and launches --------------------------------------------------------------------------------------------
 
 // Ends the grid with a message, as torch's device assertions do; the host sees cudaErrorAssert at its next call.
 #if GPU_EMULATED
@@ -282,22 +290,24 @@ GPU_INLINE double maximum(double a, double b) { return fmax(a, b); }
 
 using GpuStream = cudaStream_t;
 
-// Starts kernel<<<grid, block, shared_bytes, stream>>>(arguments...) in clusters of `cluster` blocks. Returns
-// cudaSuccess (0) or the CUDA error code.
-template <class... Parameters, class... Arguments>
-int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, unsigned cluster, size_t shared_bytes,
-           GpuStream stream, Arguments... arguments) {
+// Lets a kernel have more dynamic shared memory than needs no opting in. Returns cudaSuccess (0) or the error code.
+template <class... Parameters>
+int allow_shared(void (*kernel)(Parameters...), size_t shared_bytes) {
 #if GPU_EMULATED
-  (void)stream;
-  return emulator::launch(kernel, grid, block, cluster, shared_bytes, arguments...);
+  (void)kernel, (void)shared_bytes;
+  return 0;
 #else
   constexpr size_t without_opt_in = 48 * 1024;
-  if (shared_bytes > without_opt_in) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
-    if (error != cudaSuccess) return int(error);
-  }
-  cudaLaunchAttribute attribute = {};
+  if (shared_bytes <= without_opt_in) return 0;
+  return int(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
+#endif
+}
+
+#if !GPU_EMULATED
+// The launch of blocks in clusters of `cluster`; `attribute` has to live as long as what is returned.
+inline cudaLaunchConfig_t launch_config(dim3 grid, dim3 block, unsigned cluster, size_t shared_bytes, GpuStream stream,
+                                        cudaLaunchAttribute& attribute) {
+  attribute = {};
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim.x = cluster;
   attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
@@ -308,6 +318,39 @@ int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, unsigned cluste
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = cluster > 1 ? 1 : 0;
+  return config;
+}
+#endif
+
+// Can the device run one such cluster? A slice of a GPU (MIG) may have too few processors side by side.
+template <class... Parameters>
+bool cluster_fits(void (*kernel)(Parameters...), dim3 block, unsigned cluster, size_t shared_bytes) {
+#if GPU_EMULATED
+  (void)kernel, (void)block, (void)shared_bytes;
+  return emulator::cluster_fits(cluster);
+#else
+  if (allow_shared(kernel, shared_bytes) != 0) return false;
+  cudaLaunchAttribute attribute;
+  const cudaLaunchConfig_t config = launch_config(dim3(cluster), block, cluster, shared_bytes, nullptr, attribute);
+  int clusters = 0;
+  const cudaError_t error = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+  if (error != cudaSuccess) cudaGetLastError();  // an answer, which the next launch must not find as its own error
+  return error == cudaSuccess && clusters > 0;
+#endif
+}
+
+// Starts kernel<<<grid, block, shared_bytes, stream>>>(arguments...) in clusters of `cluster` blocks. Returns
+// cudaSuccess (0) or the CUDA error code.
+template <class... Parameters, class... Arguments>
+int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, unsigned cluster, size_t shared_bytes,
+           GpuStream stream, Arguments... arguments) {
+#if GPU_EMULATED
+  (void)stream;
+  return emulator::launch(kernel, grid, block, cluster, shared_bytes, arguments...);
+#else
+  if (const int error = allow_shared(kernel, shared_bytes)) return error;
+  cudaLaunchAttribute attribute;
+  const cudaLaunchConfig_t config = launch_config(grid, block, cluster, shared_bytes, stream, attribute);
   return int(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 #endif
 }

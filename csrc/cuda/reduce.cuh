@@ -1,13 +1,13 @@
 // Sums over rows, in double and always in the same order: the mean's denominator before the row kernel, the reduced
 // loss after it. One block adds up to 16384 numbers; more go through partial sums, one a block, and a second launch.
 #pragma once
-#include "api.h"
 #include "gpu.h"
 
 namespace fastloss {
 
 constexpr int kMaxSumThreads = 1024;
 constexpr long long kSumPerBlock = 16384;
+constexpr int kReductionBlocks = 1024;  // at most: so many partial sums
 
 template <class A>
 struct Numbers {
@@ -61,11 +61,11 @@ inline unsigned sum_threads(long long count) {  // whole warps
   return count < kMaxSumThreads ? unsigned(count + 31) / 32 * 32 : unsigned(kMaxSumThreads);
 }
 
-// `partial` has FASTLOSS_REDUCTION_BLOCKS elements.
+// `partial` has kReductionBlocks elements.
 template <class Source, class Out>
 int sum_rows(const Source& source, long long count, SumResult result, const double* scale, Out* out, double* partial,
              GpuStream stream) {
-  constexpr long long most = FASTLOSS_REDUCTION_BLOCKS;
+  constexpr long long most = kReductionBlocks;
   const long long wanted = (count + kSumPerBlock - 1) / kSumPerBlock;
   const unsigned blocks = unsigned(wanted < most ? wanted : most);
   if (blocks == 1) {

@@ -1,6 +1,6 @@
 // tensor *= factor, the factor read on the device: what a backward pass does to a gradient that the forward pass
 // computed.
-#include "api.h"
+#include "../problems/scale.h"
 #include "gpu.h"
 
 namespace fastloss {
@@ -9,16 +9,32 @@ constexpr int kScaleThreads = 256;
 constexpr int kScaleInFlight = 4;
 constexpr int kScaleBlocksPerProcessor = 8;  // 2048 threads, all that a processor holds
 
+// The factor in its own dtype, which need not be the tensor's: one float64 operand makes the loss, and its upstream
+// gradient, float64 beside float32 gradients.
+template <class A>
+GPU_INLINE A read_factor(const void* factor, DType dtype) {
+  switch (dtype) {
+    case DType::float64:
+      return A(*static_cast<const double*>(factor));
+    case DType::float16:
+      return A(widen(*static_cast<const __half*>(factor)));
+    case DType::bfloat16:
+      return A(widen(*static_cast<const __nv_bfloat16*>(factor)));
+    default:
+      return A(*static_cast<const float*>(factor));
+  }
+}
+
 // `lines` stretches of `length` elements; line i begins at data + (i / steps) * outer + (i % steps) * step. Blocks take
 // chunks of a line in turn.
 template <class T>
 __global__ void __launch_bounds__(kScaleThreads, kScaleBlocksPerProcessor)
     scale_kernel(T* data, long long outer, long long step, long long steps, long long lines, long long length,
-                 const Accumulator<T>* factor_pointer) {
+                 const void* factor_pointer, DType factor_dtype) {
   using A = Accumulator<T>;
   constexpr int N = Pack<T>::count;
   constexpr long long chunk = (long long)kScaleThreads * kScaleInFlight * N;
-  const A factor = *factor_pointer;
+  const A factor = read_factor<A>(factor_pointer, factor_dtype);
   if (factor == 1) return;  // the usual case: loss.backward()
   const long long chunks_per_line = (length + chunk - 1) / chunk;
   for (long long at = blockIdx.x; at < lines * chunks_per_line; at += gridDim.x) {
@@ -54,16 +70,17 @@ __global__ void __launch_bounds__(kScaleThreads, kScaleBlocksPerProcessor)
 namespace {
 
 template <class T>
-int scale(FastlossMatrix matrix, long long outer_size, long long classes, long long inner, const void* factor,
-          const FastlossDevice& device) {
+int scale(const ScaleProblem& problem, const Device& device) {
   // Lines run along d, or along the classes where they have unit stride; a dense tensor is one line.
-  long long lines = outer_size * classes, steps = classes, length = inner;
-  if (inner == 1 && matrix.step == 1) {
-    lines = outer_size;
+  const RowMatrix& matrix = problem.matrix;
+  long long lines = problem.outer * problem.classes, steps = problem.classes, length = problem.inner;
+  if (problem.inner == 1 && matrix.step == 1) {
+    lines = problem.outer;
     steps = 1;
-    length = classes;
+    length = problem.classes;
   }
-  const bool dense = matrix.outer == classes * inner && (length == classes || matrix.step == inner);
+  const bool dense =
+      matrix.outer == problem.classes * problem.inner && (length == problem.classes || matrix.step == problem.inner);
   if (dense) {
     length *= lines;
     lines = steps = 1;
@@ -72,24 +89,26 @@ int scale(FastlossMatrix matrix, long long outer_size, long long classes, long l
   const long long chunks = lines * ((length + chunk - 1) / chunk);
   const long long resident = (long long)device.processors * kScaleBlocksPerProcessor;
   return launch(scale_kernel<T>, dim3(unsigned(chunks < resident ? chunks : resident)), dim3(kScaleThreads), 1, 0,
-                static_cast<GpuStream>(device.stream), static_cast<T*>(matrix.data), matrix.outer, matrix.step, steps,
-                lines, length, static_cast<const Accumulator<T>*>(factor));
+                static_cast<GpuStream>(device.stream), static_cast<T*>(matrix.data), (long long)matrix.outer,
+                (long long)matrix.step, steps, lines, length, problem.factor, problem.factor_dtype);
 }
 
 }  // namespace
 }  // namespace fastloss
 
-int fastloss_scale(int dtype, FastlossMatrix matrix, long long outer_size, long long classes, long long inner,
-                   const void* factor, const FastlossDevice* device) {
-  switch (dtype) {
-    case FASTLOSS_FLOAT32:
-      return fastloss::scale<float>(matrix, outer_size, classes, inner, factor, *device);
-    case FASTLOSS_FLOAT64:
-      return fastloss::scale<double>(matrix, outer_size, classes, inner, factor, *device);
-    case FASTLOSS_FLOAT16:
-      return fastloss::scale<__half>(matrix, outer_size, classes, inner, factor, *device);
-    case FASTLOSS_BFLOAT16:
-      return fastloss::scale<__nv_bfloat16>(matrix, outer_size, classes, inner, factor, *device);
+int fastloss_scale(const fastloss::ScaleProblem* problem, fastloss::Device* device) {
+  using namespace fastloss;
+  if (!is_floating(problem->factor_dtype)) return kUnknownDType;
+  switch (problem->dtype) {
+    case DType::float32:
+      return scale<float>(*problem, *device);
+    case DType::float64:
+      return scale<double>(*problem, *device);
+    case DType::float16:
+      return scale<__half>(*problem, *device);
+    case DType::bfloat16:
+      return scale<__nv_bfloat16>(*problem, *device);
+    default:
+      return kUnknownDType;
   }
-  return FASTLOSS_UNKNOWN_DTYPE;
 }

@@ -1,5 +1,6 @@
-// Losses of binary labels: probabilities, logits, margins; see pointwise.h for what a functor is.
+// Losses of binary labels: probabilities, logits, margins; see contracts/pointwise.h for what a functor is.
 #pragma once
+#include "contracts/pointwise.h"
 
 namespace fastloss {
 
@@ -174,7 +175,7 @@ struct Hinge : PointwiseLoss<2, 2> {
   }
 };
 
-#define FASTLOSS_BINARY_LOSSES(LOSS)                                   \
+#define FASTLOSS_POINTWISE_binary(LOSS)                                \
   LOSS(binary_cross_entropy, BinaryCrossEntropy)                       \
   LOSS(binary_cross_entropy_with_logits, BinaryCrossEntropyWithLogits) \
   LOSS(sigmoid_focal_loss, SigmoidFocal)                               \

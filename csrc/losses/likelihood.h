@@ -1,6 +1,8 @@
-// Negative log-likelihoods and the Kullback-Leibler divergence, element by element; see pointwise.h for what a functor
-// is. Special values are torch's, NaN gradients included: its formulas are kept term by term where the order decides.
+// Negative log-likelihoods and the Kullback-Leibler divergence, element by element; see contracts/pointwise.h for what
+// a functor is. Special values are torch's, NaN gradients included: its formulas are kept term by term where the order
+// decides.
 #pragma once
+#include "contracts/pointwise.h"
 
 namespace fastloss {
 
@@ -122,10 +124,10 @@ struct KLDivergence : PointwiseLoss<2, 1> {
   }
 };
 
-#define FASTLOSS_LIKELIHOOD_LOSSES(LOSS) \
-  LOSS(gaussian_nll_loss, GaussianNLL)   \
-  LOSS(laplace_nll_loss, LaplaceNLL)     \
-  LOSS(poisson_nll_loss, PoissonNLL)     \
+#define FASTLOSS_POINTWISE_likelihood(LOSS) \
+  LOSS(gaussian_nll_loss, GaussianNLL)      \
+  LOSS(laplace_nll_loss, LaplaceNLL)        \
+  LOSS(poisson_nll_loss, PoissonNLL)        \
   LOSS(kl_div, KLDivergence)
 
 }  // namespace fastloss

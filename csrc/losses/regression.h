@@ -1,6 +1,7 @@
-// Regression losses, with r = input - target; see pointwise.h for what a functor is. Derivatives at ties and at NaN are
-// those of torch's own backward.
+// Regression losses, with r = input - target; see contracts/pointwise.h for what a functor is. Derivatives at ties and
+// at NaN are those of torch's own backward.
 #pragma once
+#include "contracts/pointwise.h"
 
 namespace fastloss {
 
@@ -154,13 +155,13 @@ struct LogCosh : PointwiseLoss<2, 0> {
   }
 };
 
-#define FASTLOSS_REGRESSION_LOSSES(LOSS) \
-  LOSS(mse_loss, SquaredError)           \
-  LOSS(l1_loss, AbsoluteError)           \
-  LOSS(huber_loss, Huber)                \
-  LOSS(smooth_l1_loss, SmoothL1)         \
-  LOSS(quantile_loss, Quantile)          \
-  LOSS(expectile_loss, Expectile)        \
+#define FASTLOSS_POINTWISE_regression(LOSS) \
+  LOSS(mse_loss, SquaredError)              \
+  LOSS(l1_loss, AbsoluteError)              \
+  LOSS(huber_loss, Huber)                   \
+  LOSS(smooth_l1_loss, SmoothL1)            \
+  LOSS(quantile_loss, Quantile)             \
+  LOSS(expectile_loss, Expectile)           \
   LOSS(log_cosh_loss, LogCosh)
 
 }  // namespace fastloss

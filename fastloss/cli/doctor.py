@@ -12,7 +12,13 @@ import fastloss
 from fastloss import operators
 from fastloss.core import dispatch
 
-_ENVIRONMENT = ("FASTLOSS_BACKEND", "FASTLOSS_STRICT", "FASTLOSS_VALIDATE", "TRITON_INTERPRET")
+_ENVIRONMENT = (
+    "FASTLOSS_BACKEND",
+    "FASTLOSS_CPU_CAPABILITY",
+    "FASTLOSS_STRICT",
+    "FASTLOSS_VALIDATE",
+    "TRITON_INTERPRET",
+)
 
 
 def _version_of(package: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class Invalid(str):
 
 EMPTY = Invalid("there are no elements, so there is nothing to launch")
 OVERRIDDEN = "an argument has a __torch_function__ of its own"
+# An operator of ours would be a hole in such a program: no gradient passes it, and it does not load without fastloss.
+LEAVES = "an exported or traced program keeps torch's own operators, which load and train anywhere"
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,33 @@ def _overrides(kind: type) -> bool:
     return override is not None and override is not torch._C._disabled_torch_function_impl
 
 
+def leaves() -> bool:
+    """Is the call recorded in a program that leaves the process, by torch.export or torch.jit.trace?"""
+    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+
+
+def readable(tensor: Tensor) -> bool:
+    """May its values decide what a call does? Not where that waits for a device, or where it is traced."""
+    return (
+        tensor.is_cpu
+        and type(tensor) in _PLAIN
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._get_tracing_state() is None
+    )
+
+
+def check_range(index: Tensor, count: int, ignored: int) -> None:
+    """Torch's IndexError for an index outside [0, count) that is not `ignored`, where that costs no synchronisation; on
+    a device only with FASTLOSS_VALIDATE=1, which asks for one."""
+    if not readable(index) and not (index.is_cuda and os.environ.get("FASTLOSS_VALIDATE") == "1"):
+        return
+    wrong = ((index < 0) | (index >= count)) & (index != ignored)
+    if wrong.any():
+        raise IndexError(f"Target {index[wrong][0].item()} is out of bounds.")
+
+
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, float32 for everything narrower."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -129,6 +159,14 @@ def autocast_applies(tensor: Tensor) -> bool:
     """Would autocast run a loss on `tensor` in float32?"""
     device = tensor.device.type  # asked only where torch knows autocast: it raises for meta tensors, for example
     return tensor.dtype != torch.float64 and device in DEVICES and torch.is_autocast_enabled(device)
+
+
+def known_to_be_false(mask: Tensor) -> bool:
+    """Whether no element of `mask` is true; False also where finding out would wait for a device or break a trace."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+        return False
+    has_values = mask.is_cpu and type(mask) is Tensor and not torch._C._len_torch_dispatch_stack()
+    return has_values and not bool(mask.any())
 
 
 def differentiation_refused() -> str | None:

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 _DEVICES = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda", "xpu")}
 _AUTOMATIC = {"cpu": ("cpu",), "cuda": ("cuda", "triton"), "xpu": ("triton",)}
 _NAMESPACE = {"cpu": "fastloss", "cuda": "fastloss", "triton": "fastloss_triton"}
+
+NONE = "none"  # an explanation's backend where the call raises
+Run = Callable[[], Any]
 
 Loss = TypeVar("Loss", bound=Callable[..., Any])
 
@@ -93,6 +96,13 @@ def explain(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
 
     Args:
         loss: a function of :mod:`fastloss.functional` or a loss Module.
+
+    Returns:
+        The backend and the reason; the backend ``"none"`` where the call raises, because torch has to answer it (with
+        an error or a special case of its own) and another backend was chosen explicitly.
+
+    Raises:
+        BackendError: as the call itself, where the backend that was chosen cannot run it.
 
     Example:
         >>> print(fastloss.explain(fastloss.cross_entropy, logits, target))  # doctest: +SKIP
@@ -159,6 +169,14 @@ class RepeatableCall(Call, Protocol):
         """
 
 
+class Resolution(NamedTuple):
+    """What becomes of a call: :func:`explain` tells it, the loss runs it."""
+
+    explanation: Explanation
+    run: Run
+    call: Call | str  # as it was lowered, or why it was not
+
+
 class Skeleton(Protocol):
     """What a loss says of itself, such as :class:`fastloss.skeletons.row.Row`."""
 
@@ -172,7 +190,9 @@ class Skeleton(Protocol):
 def _select(requested: str, call: Call | str) -> Explanation:
     """The backend of a lowered call; a BackendError if an explicit one cannot run it."""
     if isinstance(call, arguments.Invalid):
-        return Explanation("reference", f"left to torch: {call}")
+        if requested == "auto" or call is arguments.EMPTY:
+            return Explanation("reference", f"left to torch: {call}")
+        return Explanation(NONE, f"fastloss: backend {requested!r} cannot run this call: {call}")
     if isinstance(call, str):
         reason: str | None = call
         chosen = Explanation("reference", call) if requested == "auto" else None
@@ -183,6 +203,12 @@ def _select(requested: str, call: Call | str) -> Explanation:
     if chosen is None:
         raise BackendError(f"fastloss: backend {requested!r} cannot run this call: {reason}")
     return chosen
+
+
+def _lowered(skeleton: Skeleton, requested: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | str:
+    if arguments.leaves():
+        return arguments.LEAVES
+    return skeleton.lower(args, kwargs, automatic=requested == "auto")
 
 
 def _overridden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -205,47 +231,57 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
         # Only pointwise losses: the lowering of the others looks at layouts, and rearranges the tensors.
         known = memo.Plans() if getattr(skeleton, "repeats", False) else None
 
-        def plan(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, Call | str]:
-            requested = _requested()
+        def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
+            return lambda: skeleton.answer(args, kwargs)
+
+        def resolve(requested: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Resolution:
             if requested == "reference":
-                return _EXPLICIT_REFERENCE, ""
+                return Resolution(_EXPLICIT_REFERENCE, answer(args, kwargs), "")
             if _overridden(args, kwargs):
-                return _select(requested, arguments.OVERRIDDEN), arguments.OVERRIDDEN
-            call = skeleton.lower(args, kwargs, automatic=requested == "auto")
-            return _select(requested, call), call
+                chosen = _select(requested, arguments.OVERRIDDEN)
+
+                def override() -> Any:
+                    # torch's own function where it takes the call: that is the one which subclasses know
+                    theirs = counterpart is not None and torchs_arguments.issuperset(kwargs)
+                    function: Any = counterpart if theirs else loss
+                    return handle_torch_function(function, arguments.overriding(args, kwargs), *args, **kwargs)
+
+                return Resolution(chosen, override, arguments.OVERRIDDEN)
+            call = _lowered(skeleton, requested, args, kwargs)
+            chosen = _select(requested, call)
+            if isinstance(call, str):
+                if chosen.backend != NONE:
+                    return Resolution(chosen, answer(args, kwargs), call)
+
+                def refuse() -> Any:
+                    skeleton.answer(args, kwargs)  # torch's own error, if it has one for this call
+                    raise BackendError(chosen.reason)
+
+                return Resolution(chosen, refuse, call)
+            if chosen.backend == "reference":
+                return Resolution(chosen, answer(args, kwargs), call)
+            return Resolution(chosen, lambda: call.run(_NAMESPACE[chosen.backend]), call)
 
         @functools.wraps(reference)
         def loss(*args: Any, **kwargs: Any) -> Any:
             requested = _requested()
-            if requested == "reference":
-                return skeleton.answer(args, kwargs)
             described = memo.describe(requested, args, kwargs) if known is not None else None
-            if known is not None and described is not None:
-                run = known.get(described[0])
-                if run is not None:
-                    return run(described[1])
-            elif _overridden(args, kwargs):
-                _select(requested, arguments.OVERRIDDEN)
-                # torch's own function where it takes the call: that is the one which subclasses know
-                function = counterpart if counterpart is not None and torchs_arguments.issuperset(kwargs) else loss
-                return handle_torch_function(function, arguments.overriding(args, kwargs), *args, **kwargs)
-            call = skeleton.lower(args, kwargs, automatic=requested == "auto")
-            if isinstance(call, str):
-                if requested == "auto":
-                    return skeleton.answer(args, kwargs)
-                _select(requested, call)  # raises, unless torch is to raise its own error
-                result = skeleton.answer(args, kwargs)
-                if call is not arguments.EMPTY:
-                    raise BackendError(f"fastloss: backend {requested!r} cannot run this call: {call}")
-                return result
-            chosen = _select(requested, call).backend
-            if chosen == "reference":
-                return skeleton.answer(args, kwargs)
-            if known is not None and described is not None:
-                run = cast(RepeatableCall, call).repeated(described[1], _NAMESPACE[chosen])
+            if known is None or described is None:
+                return resolve(requested, args, kwargs).run()
+            run = known.get(described[0])
+            if run is not None:
+                return run(described[1])
+            resolution = resolve(requested, args, kwargs)
+            if resolution.explanation.backend in _NAMESPACE and not isinstance(resolution.call, str):
+                call = cast(RepeatableCall, resolution.call)
+                run = call.repeated(described[1], _NAMESPACE[resolution.explanation.backend])
                 if run is not None:
                     known.remember(described[0], run)
-            return call.run(_NAMESPACE[chosen])
+            return resolution.run()
+
+        def plan(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, Call | str]:
+            resolution = resolve(_requested(), args, kwargs)
+            return resolution.explanation, resolution.call
 
         loss.plan = plan  # type: ignore[attr-defined]
         return loss  # type: ignore[return-value]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastloss.core.arguments import autocast_applies
+from fastloss.core.arguments import DEVICES, autocast_applies
 
 
 def result_dtype(*operands: Any) -> torch.dtype:
@@ -20,9 +21,15 @@ def result_dtype(*operands: Any) -> torch.dtype:
 
 
 def widened(*operands: Any) -> tuple[Any, ...]:
-    """The operands, tensors of halves in float32."""
-    halves = (torch.float16, torch.bfloat16)
-    return tuple(x.float() if isinstance(x, Tensor) and x.dtype in halves else x for x in operands)
+    """The operands, tensors of halves in float32, and of bool, which torch does not subtract, in int32."""
+    to = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.bool: torch.int32}
+    return tuple(x.to(to.get(x.dtype, x.dtype)) if isinstance(x, Tensor) else x for x in operands)
+
+
+def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """No autocast inside, on the tensor's device; torch has none for meta tensors, and raises."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if device in DEVICES else contextlib.nullcontext()
 
 
 def one_dtype(arguments: dict[str, Any], *names: str) -> bool:

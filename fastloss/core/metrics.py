@@ -60,7 +60,7 @@ class Batch:
         """Over the elements that count; 0 if there are none."""
         values = self._elements(values)
         if self.mask is None:
-            return values.mean().to(self.dtype)
+            return aggregate(values, "mean").to(self.dtype)
         weight = self.mask.to(values.dtype).expand(self.losses.shape)
         total, count = torch.where(weight != 0, values * weight, 0).sum(), weight.sum()
         return (total / torch.where(count == 0, 1, count)).to(self.dtype)

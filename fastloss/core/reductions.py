@@ -11,8 +11,11 @@ For losses of shape (..., T), with T tokens in each sequence, m the mask (1 with
 "seq-mean-token-sum-norm"    "seq-mean-token-sum" / T
 ===========================  =============================================================================
 
-An element with m = 0 is not there, whatever it holds. A denominator that comes out as 0 is taken as 1: a batch that is
-masked out altogether has the loss 0 and zero gradients.
+An element with m = 0 is not there, whatever it holds. A denominator of 0, a given normalizer too, is taken as 1: a
+batch that is empty or masked out altogether has the loss 0 and zero gradients, also if its normalizer was counted by
+the caller, over several devices for one.
+
+Masks and weights broadcast to the losses and never enlarge them: :func:`check_fit`.
 """
 
 from __future__ import annotations
@@ -41,6 +44,31 @@ class Weights(NamedTuple):
 
     factor: float
     scale: Tensor | None
+
+
+def check_fit(
+    losses: torch.Size, device: torch.device, normalizer: float | Tensor | None, **tensors: Tensor | None
+) -> None:
+    """Masks and weights, by name, have to broadcast to the losses; (N, 1) beside N losses would make N x N of them.
+
+    Raises:
+        ValueError: if one does not, or if there are several normalizers.
+        TypeError: if one is no tensor.
+    """
+    for name, x in tensors.items():
+        if x is None:
+            continue
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+        if x.dim() > len(losses) or any(n not in (1, m) for n, m in zip(x.shape[::-1], losses[::-1], strict=False)):
+            raise ValueError(f"{name} {tuple(x.shape)} does not broadcast to the losses, {tuple(losses)}")
+        if x.device != device:
+            raise ValueError(f"{name} is on {x.device}, the losses are on {device}")
+    if isinstance(normalizer, Tensor):
+        if normalizer.numel() != 1:
+            raise ValueError(f"normalizer must be one number, got the shape {tuple(normalizer.shape)}")
+        if normalizer.device != device and not normalizer.is_cpu:
+            raise ValueError(f"normalizer is on {normalizer.device}, the losses are on {device}")
 
 
 def _or_one(count: Tensor) -> Tensor:
@@ -87,9 +115,9 @@ def weights(how: str, shape: torch.Size, mask: Tensor | None, normalizer: float 
                 return Weights(factor / max(1, sequences), scale)
             normalizer = _or_one((tokens > 0).sum())
     if isinstance(normalizer, Tensor):
-        inverse = normalizer.double().reciprocal()
+        inverse = _or_one(normalizer.double().reshape(())).reciprocal()
         return Weights(factor, inverse if scale is None else scale * inverse)
-    return Weights(factor / normalizer if normalizer else math.copysign(math.inf, factor), scale)
+    return Weights(factor / (normalizer or 1), scale)
 
 
 def aggregate(losses: Tensor, how: str, mask: Tensor | None = None, normalizer: float | Tensor | None = None) -> Tensor:
@@ -110,17 +138,21 @@ def aggregate(losses: Tensor, how: str, mask: Tensor | None = None, normalizer: 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean of a metric over the elements that the mask counts, detached; 0 if there are none."""
-    values = values.detach()
-    return values.mean() if mask is None else aggregate(values, "mean", mask)
+    return aggregate(values.detach(), "mean", mask)
 
 
 def masked_min(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Least value that the mask counts, detached; inf if there is none."""
     values = values.detach()
-    return (values if mask is None else torch.where(mask != 0, values, math.inf)).amin()
+    return _and(values if mask is None else torch.where(mask != 0, values, math.inf), math.inf).amin()
 
 
 def masked_max(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Greatest value that the mask counts, detached; -inf if there is none."""
     values = values.detach()
-    return (values if mask is None else torch.where(mask != 0, values, -math.inf)).amax()
+    return _and(values if mask is None else torch.where(mask != 0, values, -math.inf), -math.inf).amax()
+
+
+def _and(values: Tensor, value: float) -> Tensor:
+    """The values and one more: torch has no extremum of nothing, and a size must not decide in a graph."""
+    return torch.cat([values.reshape(-1), values.new_full((1,), value)])

@@ -5,16 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastloss.core.arguments import check_range
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype, widened
 from fastloss.skeletons.comparisons import (
+    IGNORED,
     SigmoidPairs,
     SoftmaxPairs,
     TwoWayPairs,
-    check_indices,
     check_matrix,
     check_reduction,
+    checked_indices,
     multiplier,
+    one_precision,
     scale_of,
     unit,
 )
@@ -50,22 +53,28 @@ def _info_nce_pairs(
         check_matrix(negatives, "negatives", width)
         if target is not None or labels is not None:
             raise ValueError("with negatives, the positive of each query is given: no target and no labels")
-    query, positive = (unit(x, normalize) for x in widened(query, positive))
+    if negatives is not None:
+        query, positive, negatives = one_precision(query=query, positive=positive, negatives=negatives)
+    else:
+        query, positive = one_precision(query=query, positive=positive)
+    query, positive = unit(query, normalize), unit(positive, normalize)
     scale = scale_of(temperature, query)
     if negatives is not None:
-        (negatives,) = widened(negatives)
         negatives = unit(negatives, normalize)
         column = torch.full((size,), negatives.shape[0], device=query.device)
         return SoftmaxPairs(
             query, negatives, scale, positive, column, decoupled=decoupled, label_smoothing=label_smoothing
         )
     if labels is not None:
-        check_indices(labels[0], "the labels of the queries", size)
-        check_indices(labels[1], "the labels of the keys", positive.shape[0])
+        labels = (
+            checked_indices(labels[0], "the labels of the queries", size),
+            checked_indices(labels[1], "the labels of the keys", positive.shape[0]),
+        )
     elif target is None:
         target = torch.arange(size, device=query.device)
     else:
-        check_indices(target, "target", size)
+        target = checked_indices(target, "target", size)
+        check_range(target, positive.shape[0], IGNORED)
     return SoftmaxPairs(query, positive, scale, None, target, labels, False, decoupled, label_smoothing)
 
 
@@ -197,11 +206,11 @@ def _supcon_pairs(
     embeddings: Tensor, labels: Tensor, temperature: float | Tensor, normalize: bool, decoupled: bool
 ) -> SoftmaxPairs:
     if embeddings.dim() == 3:
-        check_indices(labels, "labels", embeddings.shape[0])
+        labels = checked_indices(labels, "labels", embeddings.shape[0])
         labels = labels.repeat_interleave(embeddings.shape[1])
         embeddings = embeddings.flatten(0, 1)
     check_matrix(embeddings, "embeddings")
-    check_indices(labels, "labels", embeddings.shape[0])
+    labels = checked_indices(labels, "labels", embeddings.shape[0])
     (vectors,) = widened(embeddings)
     vectors = unit(vectors, normalize)
     scale = scale_of(temperature, vectors)
@@ -262,7 +271,8 @@ def _moco_pairs(
     check_matrix(key, "key", width, size)
     check_matrix(queue, "queue", width)
     _check_smoothing(label_smoothing)
-    query, key, queue = (unit(x, normalize) for x in widened(query, key.detach(), queue.detach()))
+    tensors = one_precision(query=query, key=key.detach(), queue=queue.detach())
+    query, key, queue = (unit(x, normalize) for x in tensors)
     column = torch.full((size,), queue.shape[0], device=query.device)
     return SoftmaxPairs(query, queue, scale_of(temperature, query), key, column, label_smoothing=label_smoothing)
 
@@ -297,6 +307,9 @@ def moco_loss(
         - query, key: (N, D); queue: (K, D)
         - output: (N,) for ``"none"``, else ()
 
+    Returns:
+        The loss, in the dtype of ``query``; all arithmetic is in float32 at least.
+
     Raises:
         ValueError: shapes that do not fit, a hyper-parameter out of range.
 
@@ -319,7 +332,7 @@ def _clip_pairs(
     check_matrix(image, "image")
     check_matrix(text, "text", image.shape[1], image.shape[0])
     _check_smoothing(label_smoothing)
-    image, text = (unit(x, normalize) for x in widened(image, text))
+    image, text = (unit(x, normalize) for x in one_precision(image=image, text=text))
     return TwoWayPairs(image, text, multiplier(logit_scale, image, "logit_scale"), label_smoothing)
 
 
@@ -375,7 +388,7 @@ def _siglip_pairs(
 ) -> SigmoidPairs:
     check_matrix(image, "image")
     check_matrix(text, "text", image.shape[1], image.shape[0])
-    image, text = (unit(x, normalize) for x in widened(image, text))
+    image, text = (unit(x, normalize) for x in one_precision(image=image, text=text))
     scale, bias = multiplier(logit_scale, image, "logit_scale"), multiplier(logit_bias, image, "logit_bias")
     return SigmoidPairs(image, text, scale, bias)
 
@@ -406,6 +419,9 @@ def siglip_loss(
     Shape:
         - image, text: (N, D)
         - output: (N,) for ``"none"``, else ()
+
+    Returns:
+        The loss, in the dtype of ``image``; all arithmetic is in float32 at least.
 
     Raises:
         ValueError: shapes that do not fit.

@@ -9,9 +9,9 @@ from torch import Tensor
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype, widened
 from fastloss.skeletons.comparisons import (
-    check_indices,
     check_matrix,
     check_reduction,
+    checked_indices,
     unit,
 )
 from fastloss.skeletons.similarity import Similarity
@@ -20,17 +20,18 @@ from fastloss.skeletons.triplets import HardestTriplets, SemiHardTriplets
 __all__ = ["batch_hard_triplet_loss", "semi_hard_triplet_loss"]
 
 
-def _checked_vectors(embeddings: Tensor, labels: Tensor, normalize: bool) -> Tensor:
+def _checked(embeddings: Tensor, labels: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
+    """(vectors, labels) as the triplets take them."""
     check_matrix(embeddings, "embeddings")
-    check_indices(labels, "labels", embeddings.shape[0])
+    labels = checked_indices(labels, "labels", embeddings.shape[0])
     (vectors,) = widened(embeddings)
-    return unit(vectors, normalize)
+    return unit(vectors, normalize), labels
 
 
 def _hardest_triplets(
     embeddings: Tensor, labels: Tensor, margin: float | None, soft_margin: bool, normalize: bool, squared: bool
 ) -> HardestTriplets:
-    vectors = _checked_vectors(embeddings, labels, normalize)
+    vectors, labels = _checked(embeddings, labels, normalize)
     if margin is None:
         margin = 0.0 if soft_margin else 0.3
     if not abs(margin) < math.inf:
@@ -93,7 +94,7 @@ def batch_hard_triplet_loss(
 def _semi_hard_triplets(
     embeddings: Tensor, labels: Tensor, margin: float, normalize: bool, squared: bool
 ) -> SemiHardTriplets:
-    vectors = _checked_vectors(embeddings, labels, normalize)
+    vectors, labels = _checked(embeddings, labels, normalize)
     if not abs(margin) < math.inf:
         raise ValueError(f"margin must be finite, got {margin}")
     return SemiHardTriplets(vectors, labels, margin, squared)

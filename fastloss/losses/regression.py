@@ -28,14 +28,28 @@ __all__ = [
 ]
 
 
+# With a weight, torch composes the loss of functions of which autocast has some in float32 on a GPU, none on a CPU.
+_WEIGHTED = ("cuda", "xpu")
+
+
 def _torch_weights(arguments: dict[str, Any]) -> dict[str, Any] | str:
     """A weight of another dtype takes part in torch's promotion, which the kernels' weights do not."""
-    if arguments.get("weight") is not None and not one_dtype(arguments, "input", "weight"):
+    input, weight = arguments.get("input"), arguments.get("weight")
+    if isinstance(input, Tensor) and isinstance(weight, Tensor) and input.dtype != weight.dtype:
         return Invalid("the weights have another dtype than the input")
     return arguments
 
 
-@fused(Pointwise(operands=("input", "target"), shapes="warn", weight="weight", drop_in=True, prepare=_torch_weights))
+@fused(
+    Pointwise(
+        operands=("input", "target"),
+        shapes="warn",
+        weight="weight",
+        drop_in=True,
+        weighted_autocast=_WEIGHTED,
+        prepare=_torch_weights,
+    )
+)
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -83,7 +97,16 @@ def _without_bool(arguments: dict[str, Any]) -> dict[str, Any] | str:
     return _torch_weights(arguments)
 
 
-@fused(Pointwise(operands=("input", "target"), shapes="warn", weight="weight", drop_in=True, prepare=_without_bool))
+@fused(
+    Pointwise(
+        operands=("input", "target"),
+        shapes="warn",
+        weight="weight",
+        drop_in=True,
+        weighted_autocast=_WEIGHTED,
+        prepare=_without_bool,
+    )
+)
 def l1_loss(
     input: Tensor,
     target: Tensor,

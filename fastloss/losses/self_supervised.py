@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastloss.core.arguments import autocast_applies
-from fastloss.core.dtypes import result_dtype, widened
+from fastloss.core.dtypes import result_dtype, widened, without_autocast
 from fastloss.core.metrics import Terms
 
 __all__ = ["vicreg_loss"]
@@ -78,7 +78,7 @@ def vicreg_loss(
         )
     size, width = z_a.shape
     dtype = torch.float32 if autocast_applies(z_a) else result_dtype(z_a, z_b)
-    with torch.autocast(z_a.device.type, enabled=False):  # half products would cancel in the covariances
+    with without_autocast(z_a):  # half products would cancel in the covariances
         a, b = widened(z_a, z_b)
         similarity = (a - b).square().mean()
         centered = [x - x.mean(0) for x in (a, b)]

@@ -16,97 +16,45 @@ from torch.nn import (
 )
 from torch.nn.modules.loss import NLLLoss2d
 
-from fastloss.nn.alignment import CPOLoss, DPOLoss, KLPenalty, KTOLoss, ORPOLoss, RewardModelLoss, SimPOLoss
-from fastloss.nn.binary import (
-    BCELoss,
-    BCEWithLogitsLoss,
-    HingeEmbeddingLoss,
-    HingeLoss,
-    MarginRankingLoss,
-    SigmoidFocalLoss,
-    SoftMarginLoss,
+from fastloss.nn import (
+    alignment,
+    binary,
+    classification,
+    contrastive,
+    likelihood,
+    metric,
+    regression,
+    rl,
+    self_supervised,
 )
-from fastloss.nn.classification import CrossEntropyLoss, LinearCrossEntropyLoss, SoftmaxFocalLoss
-from fastloss.nn.likelihood import (
-    GaussianNLLLoss,
-    KLDivLoss,
-    LaplaceNLLLoss,
-    PoissonNLLLoss,
-)
-from fastloss.nn.metric import BatchHardTripletLoss, InfoNCELoss, NTXentLoss, SemiHardTripletLoss, SupConLoss
-from fastloss.nn.regression import (
-    ExpectileLoss,
-    HuberLoss,
-    L1Loss,
-    LogCoshLoss,
-    MSELoss,
-    QuantileLoss,
-    SmoothL1Loss,
-)
-from fastloss.nn.rl import (
-    CURLLoss,
-    IQNLoss,
-    PPOClipLoss,
-    PPOLoss,
-    QuantileHuberLoss,
-    TemporalContrastiveLoss,
-    ValueClipLoss,
-)
-from fastloss.nn.self_supervised import CLIPLoss, MoCoLoss, SigLIPLoss, VICRegLoss
+from fastloss.nn.alignment import *
+from fastloss.nn.binary import *
+from fastloss.nn.classification import *
+from fastloss.nn.contrastive import *
+from fastloss.nn.likelihood import *
+from fastloss.nn.metric import *
+from fastloss.nn.regression import *
+from fastloss.nn.rl import *
+from fastloss.nn.self_supervised import *
 
 __all__ = [
     "AdaptiveLogSoftmaxWithLoss",
-    "BCELoss",
-    "BCEWithLogitsLoss",
-    "BatchHardTripletLoss",
-    "CLIPLoss",
-    "CPOLoss",
     "CTCLoss",
-    "CURLLoss",
     "CosineEmbeddingLoss",
-    "CrossEntropyLoss",
-    "DPOLoss",
-    "ExpectileLoss",
-    "GaussianNLLLoss",
-    "HingeEmbeddingLoss",
-    "HingeLoss",
-    "HuberLoss",
-    "IQNLoss",
-    "InfoNCELoss",
-    "KLDivLoss",
-    "KLPenalty",
-    "KTOLoss",
-    "L1Loss",
-    "LaplaceNLLLoss",
-    "LinearCrossEntropyLoss",
-    "LogCoshLoss",
-    "MSELoss",
-    "MarginRankingLoss",
-    "MoCoLoss",
     "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "NLLLoss",
     "NLLLoss2d",
-    "NTXentLoss",
-    "ORPOLoss",
-    "PPOClipLoss",
-    "PPOLoss",
-    "PoissonNLLLoss",
-    "QuantileHuberLoss",
-    "QuantileLoss",
-    "RewardModelLoss",
-    "SemiHardTripletLoss",
-    "SigLIPLoss",
-    "SigmoidFocalLoss",
-    "SimPOLoss",
-    "SmoothL1Loss",
-    "SoftMarginLoss",
-    "SoftmaxFocalLoss",
-    "SupConLoss",
-    "TemporalContrastiveLoss",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
-    "VICRegLoss",
-    "ValueClipLoss",
 ]
+__all__ += alignment.__all__
+__all__ += binary.__all__
+__all__ += classification.__all__
+__all__ += contrastive.__all__
+__all__ += likelihood.__all__
+__all__ += metric.__all__
+__all__ += regression.__all__
+__all__ += rl.__all__
+__all__ += self_supervised.__all__

@@ -1,4 +1,4 @@
-"""Modules of :mod:`fastloss.losses.classification`; the functions have the formulas and describe every argument."""
+"""Modules of :mod:`fastloss.losses.classification`."""
 
 from __future__ import annotations
 
@@ -9,83 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastloss import functional
+from fastloss.losses import classification as losses
 from fastloss.nn.base import FunctionLoss
 
 __all__ = ["CrossEntropyLoss", "LinearCrossEntropyLoss", "SoftmaxFocalLoss"]
 
 
-class CrossEntropyLoss(FunctionLoss, torch.nn.CrossEntropyLoss):
-    r"""Softmax cross-entropy, the Module of :func:`fastloss.cross_entropy`, which has the formula and every argument.
+class CrossEntropyLoss(FunctionLoss, torch.nn.CrossEntropyLoss, of=losses.cross_entropy):
+    """Softmax cross-entropy."""
 
-    A drop-in for :class:`torch.nn.CrossEntropyLoss`; ``z_loss``, ``softcap``, ``temperature``, ``inplace`` are extras.
 
-    Shape:
-        - input: (C), (N, C) or (N, C, d1, ..., dk)
-        - target: (), (N) or (N, d1, ..., dk) of class indices; or the shape of ``input``
-        - output: the shape of the class indices for ``reduction="none"``, else ()
+class LinearCrossEntropyLoss(FunctionLoss, of=losses.linear_cross_entropy):
+    """A linear layer and the softmax cross-entropy of its output.
+
+    A drop-in for :class:`torch.nn.LinearCrossEntropyLoss`, with its parameters ``linear.weight`` and ``linear.bias``.
     """
 
-    function = staticmethod(functional.cross_entropy)
-    __constants__ = [
-        "weight",
-        "ignore_index",
-        "reduction",
-        "label_smoothing",
-        "z_loss",
-        "softcap",
-        "temperature",
-        "inplace",
-    ]
-
-    def __init__(
-        self,
-        weight: Tensor | None = None,
-        size_average: bool | None = None,
-        ignore_index: int = -100,
-        reduce: bool | None = None,
-        reduction: str = "mean",
-        label_smoothing: float = 0.0,
-        *,
-        z_loss: float = 0.0,
-        softcap: float | None = None,
-        temperature: float = 1.0,
-        inplace: bool = False,
-    ) -> None:
-        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
-        self.z_loss = z_loss
-        self.softcap = softcap
-        self.temperature = temperature
-        self.inplace = inplace
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return self.call(input, target)
-
-
-class LinearCrossEntropyLoss(FunctionLoss):
-    """A linear layer and the softmax cross-entropy of its output, the Module of :func:`fastloss.linear_cross_entropy`.
-
-    A drop-in for :class:`torch.nn.LinearCrossEntropyLoss`, with its parameters ``linear.weight`` and ``linear.bias``;
-    ``z_loss``, ``softcap``, ``temperature``, ``accumulate_float32`` are extras.
-
-    Shape:
-        - input: (in_features) or (N, in_features)
-        - target: (), (N) or (N, *out_features) of class indices; or (C), (N, C), (N, C, *out_features)
-        - output: the shape of the class indices for ``reduction="none"``, else ()
-    """
-
-    function = staticmethod(functional.linear_cross_entropy)
-    __constants__ = [
-        "weight",
-        "reduction",
-        "ignore_index",
-        "label_smoothing",
-        "options",
-        "z_loss",
-        "softcap",
-        "temperature",
-        "accumulate_float32",
-    ]
     weight: Tensor | None
 
     def __init__(
@@ -105,7 +44,7 @@ class LinearCrossEntropyLoss(FunctionLoss):
         z_loss: float = 0.0,
         softcap: float | None = None,
         temperature: float = 1.0,
-        accumulate_float32: bool = False,
+        accumulate_float32: bool = True,
     ) -> None:
         if weight is not None and weight.shape != (num_classes,):
             raise RuntimeError(f"expected weight shape to be {(num_classes,)}, got {tuple(weight.shape)}")
@@ -150,42 +89,5 @@ class LinearCrossEntropyLoss(FunctionLoss):
         )
 
 
-class SoftmaxFocalLoss(FunctionLoss):
-    """Focal loss over exclusive classes, the Module of :func:`fastloss.softmax_focal_loss`.
-
-    Shape:
-        - input: (C), (N, C) or (N, C, d1, ..., dk)
-        - target: (), (N) or (N, d1, ..., dk) of class indices; or the shape of ``input``
-        - output: the shape of the class indices for ``reduction="none"``, else ()
-    """
-
-    function = staticmethod(functional.softmax_focal_loss)
-    __constants__ = [
-        "alpha",
-        "gamma",
-        "ignore_index",
-        "reduction",
-        "label_smoothing",
-        "inplace",
-    ]
-    alpha: Tensor | None
-
-    def __init__(
-        self,
-        alpha: Tensor | None = None,
-        gamma: float = 2.0,
-        *,
-        ignore_index: int = -100,
-        reduction: str = "mean",
-        label_smoothing: float = 0.0,
-        inplace: bool = False,
-    ) -> None:
-        super().__init__(reduction=reduction)
-        self.register_buffer("alpha", alpha)
-        self.gamma = gamma
-        self.ignore_index = ignore_index
-        self.label_smoothing = label_smoothing
-        self.inplace = inplace
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return self.call(input, target)
+class SoftmaxFocalLoss(FunctionLoss, of=losses.softmax_focal_loss, buffers=("alpha",)):
+    """Focal loss over exclusive classes."""

@@ -11,6 +11,7 @@ row, or, if ``reduce``, their sum.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ class OuterOperands(NamedTuple):
     operands: list[Tensor]
     row_factor: Tensor | None
     loss: str
-    parameters: list[float]
+    parameters: Sequence[float]
     factor: float
     reduce: bool
 

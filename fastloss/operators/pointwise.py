@@ -18,17 +18,29 @@ undone by autograd.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastloss.core.arguments import DTYPES
 
-MAX_DIMENSIONS = 8  # as in csrc/iteration.h
+MAX_DIMENSIONS = 8  # as in csrc/layout.h
 
 METRICS: dict[str, int] = {}
-"""The number of metrics of every pointwise loss that has some, by its kernel's name."""
+"""The number of metrics of every pointwise loss, by its function's name, which its kernels' names begin with. Known
+from decoration on: a program that was loaded, or compiled first, asks for shapes before anything was lowered."""
+
+
+def count_metrics(kernel: str) -> int:
+    """How many metrics a kernel has: "<function>", or "<function>_<variant>"."""
+    function = kernel
+    while function not in METRICS:
+        function, found, _ = function.rpartition("_")
+        if not found:
+            raise ValueError(f"fastloss: no pointwise loss is named {kernel}")
+    return METRICS[function]
+
 
 _OPERANDS = "Tensor[] operands, Tensor? weight, Tensor? scale, str loss, float[] constants, float[] parameters"
 _HOW = "int present, int wanted, bool masked, float factor"
@@ -37,23 +49,6 @@ SCHEMAS = {
     "(Tensor loss, Tensor metrics, Tensor[] gradients)",
     "pointwise_backward": f"(Tensor upstream, {_OPERANDS}, {_HOW}) -> Tensor[]",
 }
-
-
-class PointwiseOperands(NamedTuple):
-    """The operands of `pointwise` after its tensors, in its order."""
-
-    weight: Tensor | None
-    scale: Tensor | None
-    loss: str
-    constants: list[float]
-    parameters: list[float]
-    present: int
-    wanted: int
-    masked: bool
-    factor: float
-    reduce: bool
-    measure: bool
-    dtype: int
 
 
 # ------------------------------------------------------------------------------------------ shapes, allocation
@@ -111,7 +106,7 @@ def empty_results(operands: Sequence[Tensor], reduce: bool, metrics: int, dtype:
 def _meta_pointwise(
     operands, weight, scale, loss, constants, parameters, present, wanted, masked, factor, reduce, measure, dtype
 ):
-    results = empty_results(operands, reduce, METRICS.get(loss, 0) if measure else 0, dtype)
+    results = empty_results(operands, reduce, count_metrics(loss) if measure else 0, dtype)
     return *results, empty_gradients(operands, present, wanted)
 
 

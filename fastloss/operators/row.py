@@ -10,6 +10,7 @@ and log(sum(exp(z - max z))).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +37,7 @@ class RowOperands(NamedTuple):
     target: Tensor
     weight: Tensor | None
     loss: str
-    parameters: list[float]
+    parameters: Sequence[float]
     ignore_index: int
     reduction: int
 
@@ -44,6 +45,15 @@ class RowOperands(NamedTuple):
 def row_layout(matrix: Tensor) -> Tensor:
     """`matrix`, (rows, C) or (N, C, D), in a layout that the row kernels read; copied only where it has another."""
     return matrix if matrix.stride(-1) == 1 or matrix.size(-1) == 1 else matrix.contiguous()
+
+
+def denominator(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+    """What the mean over the rows divides by, 0-d in the accumulator dtype; it stays on the device."""
+    dtype = accumulator_dtype(logits.dtype)
+    if target.is_floating_point():
+        return torch.full((), row_count(logits), dtype=dtype, device=logits.device)
+    counted = target != ignore_index
+    return counted.sum().to(dtype) if weight is None else (weight[target * counted] * counted).sum()
 
 
 def row_count(logits: Tensor) -> int:

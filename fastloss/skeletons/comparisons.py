@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastloss.core.dtypes import widened
+
 IGNORED = -100  # the target of a query that does not count
 NORM_EPS = 1e-12
 
@@ -85,9 +87,26 @@ def check_matrix(x: Tensor, name: str, columns: int | None = None, rows: int | N
         raise ValueError(f"{name} must be floating-point, got {x.dtype}")
 
 
-def check_indices(x: Tensor, name: str, size: int) -> None:
-    if x.shape != (size,) or x.is_floating_point():
+def checked_indices(x: Tensor, name: str, size: int) -> Tensor:
+    """Indices or labels (size,) of any integer dtype or bool, as the int64 that the operators read them as."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} must be a tensor of ({size},) integers, got {type(x).__name__}")
+    if x.shape != (size,) or x.is_floating_point() or x.is_complex():
         raise ValueError(f"{name} must be ({size},) integers, got {tuple(x.shape)} of {x.dtype}")
+    return x.long()
+
+
+def one_precision(**tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors, halves in float32; products take one dtype.
+
+    Raises:
+        ValueError: if some are float64 and others are not.
+    """
+    wide = widened(*tensors.values())
+    if len({x.dtype for x in wide}) > 1:
+        found = ", ".join(f"{name} of {x.dtype}" for name, x in tensors.items())
+        raise ValueError(f"all of them must be float64, or none, got {found}")
+    return wide
 
 
 def check_reduction(reduction: str) -> None:
@@ -145,7 +164,10 @@ class SoftmaxPairs(NamedTuple):
             allowed = columns != rows[:, None]
         if self.labels is None:
             assert self.target is not None
-            positive = columns == self.target[:, None]
+            counts = self.target != IGNORED
+            # gathered, so that an index out of range is an error on a device too, and nothing waits for it
+            target = columns.gather(0, self.target.where(counts, 0)) if len(columns) else self.target
+            positive = (columns == target[:, None]) & counts[:, None]
         else:
             positive = (self.labels[0][:, None] == self.labels[1]) & allowed
         in_sum = allowed & ~positive if self.decoupled else allowed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,9 +19,55 @@ from fastloss.core.arguments import (
     differentiation_refused,
     wraps,
 )
-from fastloss.core.reductions import weights
+from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
+from fastloss.core.reductions import check_fit, weights
+from fastloss.core.registry import LOSSES
 from fastloss.operators.outer import OuterOperands, accumulator
-from fastloss.skeletons.outer_autograd import REFERENCES, outer_loss
+
+
+class OuterProblem(NamedTuple):
+    """A loss over pairs without its tensors: source, target, operands and, if there are any, the rows' factors."""
+
+    loss: str
+    parameters: tuple[float, ...]
+    factor: float
+    reduced: bool
+    operands: int  # how many there are
+    wanted: tuple[int, ...]
+    early: bool
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    @property
+    def differentiable(self) -> tuple[int, ...]:
+        return self.wanted
+
+    def forward(self, namespace: str, tensors: Sequence[Tensor], early: bool) -> tuple[tuple[Tensor], Gradients]:
+        operator = getattr(torch.ops, namespace).outer
+        loss, gradient = operator(tensors[0], *self._operands(tensors), early)
+        return (loss,), (gradient,) if early else ()
+
+    def gradients(
+        self, namespace: str, tensors: Sequence[Tensor], state: Sequence[Tensor], upstream: Tensor
+    ) -> Gradients:
+        """By the same operator: the upstream gradients of the rows are factors of the rows."""
+        source, operands = tensors[0], self._operands(tensors)
+        factor = upstream.to(accumulator(source, operands.target)).expand(source.shape[:1])
+        if operands.row_factor is not None:  # a row of factor 0 is not there, whatever its upstream gradient
+            factor = torch.where(operands.row_factor != 0, factor * operands.row_factor, 0)
+        operands = operands._replace(row_factor=factor.contiguous())
+        return (getattr(torch.ops, namespace).outer(source, *operands, True)[1],)
+
+    def reference(self, tensors: Sequence[Tensor]) -> Tensor:
+        return LOSSES[self.loss].on_operands(self._operands(tensors), tensors[0])
+
+    def _operands(self, tensors: Sequence[Tensor]) -> OuterOperands:
+        end = 2 + self.operands
+        row_factor = tensors[end] if len(tensors) > end else None
+        operands = list(tensors[2:end])
+        return OuterOperands(tensors[1], operands, row_factor, self.loss, self.parameters, self.factor, self.reduced)
 
 
 class OuterCall(NamedTuple):
@@ -38,7 +84,12 @@ class OuterCall(NamedTuple):
 
     def run(self, namespace: str) -> Tensor:
         """Computes the loss with the operators of a namespace, differentiably."""
-        loss = outer_loss(self.source, self.operands, namespace)
+        o = self.operands
+        wanted = (0,) if gradient_wanted(self.source) else ()
+        early = bool(wanted) and o.reduce and self.source.dtype != torch.float16
+        problem = OuterProblem(o.loss, tuple(o.parameters), o.factor, o.reduce, len(o.operands), wanted, early)
+        factors = () if o.row_factor is None else (o.row_factor,)
+        loss = differentiate(problem, namespace, (self.source, o.target, *o.operands, *factors))
         if loss.dtype != self.dtype:
             loss = loss.to(self.dtype)
         return loss if self.operands.reduce or loss.shape == self.shape else loss.view(self.shape)
@@ -48,7 +99,7 @@ class Outer:
     """What :func:`fastloss.core.dispatch.fused` has to know of a loss over all pairs of elements within a row.
 
     The first two arguments are the sources (*, N), which are differentiated, and the targets (*, M), which are not. The
-    functor (csrc/losses/pairs.h) and the Triton helper are found under the function's own name. These arguments mean
+    functor (csrc/losses) and the Triton helper are found under the function's own name. These arguments mean
     the same in every loss: ``reduction``, ``weights``, ``mask``, ``normalizer``.
 
     Args:
@@ -72,10 +123,18 @@ class Outer:
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, self.parameters)
         self._names = (*self.signature.arguments[:2], *self.operands)
-        REFERENCES[self.signature.name] = self
+        LOSSES[self.signature.name] = self
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the reference body answers."""
+        """What the reference body answers.
+
+        Raises:
+            ValueError: for weights, a mask or a normalizer that do not fit the rows, as in `lower`.
+        """
+        source = args[0] if args else kwargs.get(self._names[0])
+        if isinstance(source, Tensor):
+            tensors = {name: kwargs.get(name) for name in ("mask", "weights")}
+            check_fit(source.shape[:-1], source.device, kwargs.get("normalizer"), **tensors)
         return self.signature.reference(*args, **kwargs)
 
     def on_operands(self, call: OuterOperands, source: Tensor) -> Tensor:
@@ -163,26 +222,21 @@ def _weighting(
 ) -> tuple[float, Tensor | None] | str:
     """(factor of all rows, factors of the rows or None)"""
     mask, row_weights, normalizer = bound.get("mask"), bound.get("weights"), bound.get("normalizer")
+    check_fit(rows, source.device, normalizer, mask=mask, weights=row_weights)
     for x in (mask, row_weights):
         if x is None:
             continue
-        if not isinstance(x, Tensor) or x.device != source.device:
-            return Invalid("the weights of the rows are no tensor on the device of the source")
         if x.requires_grad:
             return "the weights of the rows require a gradient"
         if x.is_complex():
             return Invalid("the weights of the rows are complex")
-        if x.dim() > len(rows) or any(n not in (1, m) for n, m in zip(x.shape[::-1], rows[::-1], strict=False)):
-            return Invalid("the weights of the rows do not broadcast to them")
-    if isinstance(normalizer, Tensor) and (normalizer.dim() or normalizer.device != source.device):
-        return Invalid("the normalizer is not a number or a 0-d tensor on the device of the source")
     try:
         factor, scale = weights(reduction, rows, mask, normalizer)
     except ValueError as error:
         return Invalid(str(error))
     if scale is not None and scale.requires_grad:
         return "the normalizer requires a gradient"
-    total = scale
+    total = None if scale is None else scale.to(source.device)
     for x in (row_weights, mask):
         if x is not None:  # 0 stays 0, whatever the scale
             total = x.to(dtype) if total is None else torch.where(x != 0, total * x, 0)

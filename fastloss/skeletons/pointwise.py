@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.compiler import is_exporting
 
 from fastloss.core.arguments import (
     DEVICES,
@@ -25,31 +24,109 @@ from fastloss.core.arguments import (
     warn,
     wraps,
 )
+from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
 from fastloss.core.memo import Run
-from fastloss.core.reductions import AGGREGATIONS, weights
-from fastloss.operators.pointwise import MAX_DIMENSIONS, METRICS, PointwiseOperands, broadcast_shape
-from fastloss.skeletons.pointwise_autograd import OPERATORS, REFERENCES, Operators, pointwise_loss
+from fastloss.core.reductions import AGGREGATIONS, check_fit, weights
+from fastloss.core.registry import LOSSES
+from fastloss.operators import NAMESPACES
+from fastloss.operators.pointwise import MAX_DIMENSIONS, METRICS, broadcast_shape
 
 _SMALL = f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours"
 _CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
+_NARROW = (torch.int8, torch.int16)  # which the kernels take as int32
 _OPERAND_DTYPES = frozenset((*DTYPES, torch.bool, torch.uint8, torch.int32, torch.int64))
 
 
-class PointwisePlan(NamedTuple):
-    """How a call is computed, whatever its operands hold."""
+class _Operators(NamedTuple):
+    """Overloads: one takes a microsecond less than the packet of all that have its name."""
 
-    operands: PointwiseOperands
+    pointwise: Any
+    pointwise_backward: Any
+
+
+_OPERATORS = {
+    namespace: _Operators(
+        getattr(torch.ops, namespace).pointwise.default, getattr(torch.ops, namespace).pointwise_backward.default
+    )
+    for namespace in NAMESPACES
+}
+
+
+class PointwiseProblem(NamedTuple):
+    """A pointwise loss without its tensors: the operands that are tensors, then the others among the arguments, then
+    the scale."""
+
+    loss: str  # the kernel's name
+    constants: tuple[float, ...]
+    parameters: tuple[float, ...]
+    present: int
+    wanted_operands: int
+    masked: bool
+    factor: float
+    reduced: bool
+    measure: bool
+    dtype: int
+    wanted: tuple[int, ...]
+    differentiable: tuple[int, ...]
+    early: bool
+    weight: int  # place of the tensor that multiplies the losses; -1: there is none
+    scale: int
+    function: str  # the loss's name
     names: tuple[str, ...]  # of the operands that are tensors, among the arguments
-    wanted: tuple[int, ...]  # places, among those, of the ones whose gradients are wanted
-    weights: tuple[Tensor, ...]  # and scales
-    rest: dict[str, Any]  # the other arguments, by name, for the reference body
+    others: tuple[str, ...]  # of the other arguments that are tensors
+    rest: tuple[tuple[str, Any], ...]  # the arguments that are none
+
+    @property
+    def outputs(self) -> int:
+        return 2 if self.measure else 1
+
+    def forward(
+        self, namespace: str, tensors: Sequence[Tensor], early: bool
+    ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
+        loss, metrics, gradients = _OPERATORS[namespace].pointwise(
+            *self.operands(tensors, self.wanted_operands if early else 0), self.reduced, self.measure, self.dtype
+        )
+        return ((loss, metrics) if self.measure else (loss,)), gradients
+
+    def gradients(
+        self, namespace: str, tensors: Sequence[Tensor], state: Sequence[Tensor], upstream: Tensor
+    ) -> Gradients:
+        """An upstream gradient is one more factor of the elements, whether they have one each or one in all."""
+        operator = _OPERATORS[namespace].pointwise_backward
+        return operator(upstream, *self.operands(tensors, self.wanted_operands))
+
+    def reference(self, tensors: Sequence[Tensor]) -> Tensor:
+        arguments = dict(zip((*self.names, *self.others), tensors, strict=False))
+        if self.measure:
+            arguments["return_terms"] = False  # type: ignore[assignment]
+        return LOSSES[self.function].signature.reference(**{**dict(self.rest), **arguments})
+
+    def operands(self, tensors: Sequence[Tensor], wanted: int) -> tuple[Any, ...]:
+        """Those of `pointwise_backward` after the upstream gradient, with which `pointwise` begins."""
+        return (
+            tensors[: len(self.names)],
+            tensors[self.weight] if self.weight >= 0 else None,
+            tensors[self.scale] if self.scale >= 0 else None,
+            self.loss,
+            self.constants,
+            self.parameters,
+            self.present,
+            wanted,
+            self.masked,
+            self.factor,
+        )
+
+
+class PointwisePlan(NamedTuple):
+    """How a call is computed, whatever its tensors hold."""
+
+    problem: PointwiseProblem
     dtype: torch.dtype  # of the returned loss
     metrics: Mapping[str, str] | None  # the terms to return beside the loss
-    fused: Pointwise
 
-    def run(self, tensors: Sequence[Tensor], operators: Operators) -> Any:
+    def run(self, tensors: Sequence[Tensor], namespace: str) -> Any:
         """The loss, or (loss, terms), differentiably."""
-        result = pointwise_loss(self, tensors, operators)
+        result = differentiate(self.problem, namespace, tensors)
         if self.metrics is None:
             return result if result.dtype is self.dtype else result.to(self.dtype)
         loss, metrics = result
@@ -59,31 +136,27 @@ class PointwisePlan(NamedTuple):
 class PointwiseCall(NamedTuple):
     """A call of a pointwise loss, ready for an operator."""
 
-    tensors: list[Tensor]  # the operands that are tensors
+    tensors: list[Tensor]  # as its problem wants them
     plan: PointwisePlan
-
-    @property
-    def operands(self) -> PointwiseOperands:
-        return self.plan.operands
 
     @property
     def device_type(self) -> str:
         return self.tensors[0].device.type
 
     def run(self, namespace: str) -> Any:
-        return self.plan.run(self.tensors, OPERATORS[namespace])
+        return self.plan.run(self.tensors, namespace)
 
     def repeated(self, tensors: list[Tensor], namespace: str) -> Run | None:
         """Only if the operands are the caller's own tensors, each once, and there are no others."""
-        plan, operators, places = self.plan, OPERATORS[namespace], [id(x) for x in tensors]
+        plan, places = self.plan, [id(x) for x in tensors]
         order = [places.index(id(x)) for x in self.tensors if id(x) in places]
         if sorted(order) != list(range(len(self.tensors))) or len(tensors) != len(self.tensors):
             return None
-        if plan.weights:
+        if len(self.tensors) != len(plan.problem.names):
             return None
         if order == sorted(order):
-            return lambda tensors: plan.run(tensors, operators)
-        return lambda tensors: plan.run([tensors[place] for place in order], operators)
+            return lambda tensors: plan.run(tensors, namespace)
+        return lambda tensors: plan.run([tensors[place] for place in order], namespace)
 
 
 class Pointwise:
@@ -108,6 +181,7 @@ class Pointwise:
         batchmean: is reduction="batchmean" the sum divided by the length of the first dimension?
         drop_in: torch has this loss as one kernel, which answers for small inputs on a CPU.
         autocast: the device types on which autocast runs the loss in float32, as it does with torch's.
+        weighted_autocast: the same for calls with a weight, which torch composes of other functions; default: the same.
         prepare: rewrites the arguments of a call (by name, defaults not filled in) before they are lowered, or says why
             they cannot be. Its result must be as good an argument of the body, and the same if prepared again. What it
             does depends on what :func:`fastloss.core.memo.describe` sees, or it replaces a tensor.
@@ -128,6 +202,7 @@ class Pointwise:
         batchmean: bool = False,
         drop_in: bool = False,
         autocast: tuple[str, ...] = DEVICES,
+        weighted_autocast: tuple[str, ...] | None = None,
         prepare: Callable[[dict[str, Any]], dict[str, Any] | str] | None = None,
     ) -> None:
         self.operands = operands
@@ -142,6 +217,7 @@ class Pointwise:
         self.batchmean = batchmean
         self.drop_in = drop_in
         self.autocast = autocast
+        self.weighted_autocast = autocast if weighted_autocast is None else weighted_autocast
         self.prepare = prepare
         # A drop-in may have to warn, in every call, and torch's kernel answers its small ones.
         self.repeats = not drop_in
@@ -152,22 +228,21 @@ class Pointwise:
         self._how = "aggregation" if "aggregation" in defaults else "reduction"
         self._default_reduction = defaults.get(self._how, "mean")
         name = self.signature.name
-        REFERENCES[name] = self
+        LOSSES[name] = self
+        METRICS[name] = len(self.metrics)
         self._may_differ = tuple(name in self.differentiable for name in self.operands)
 
     def kernel_name(self, bound: Mapping[str, Any]) -> str:
         name = self.signature.name
         if self.variant:
             name = f"{name}_{bound.get(self.variant, self.signature.defaults[self.variant])}"
-        if self.metrics:
-            METRICS[name] = len(self.metrics)
         return name
 
     def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> PointwiseCall | str:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
         if automatic and self.drop_in:
             first = args[0] if args else kwargs.get(self.operands[0])
-            if isinstance(first, Tensor) and first.is_cpu and not is_exporting() and first.numel() <= SMALL_ON_CPU:
+            if isinstance(first, Tensor) and first.is_cpu and first.numel() <= SMALL_ON_CPU:
                 return _SMALL
         bound = self.signature.bind(args, kwargs)
         if bound is None:
@@ -183,17 +258,16 @@ class Pointwise:
         tensors: list[Tensor] = []
         names, constants, places = [], [], []
         present = wanted = 0
-        graded = torch.is_grad_enabled()
         for k, name in enumerate(self.operands):
             value = bound.get(name)
             if value is None:
                 value = self.constants.get(name)
             if isinstance(value, Tensor):
-                tensors.append(value)
+                tensors.append(value.int() if value.dtype in _NARROW else value)
                 names.append(name)
                 constants.append(0.0)
                 present |= 1 << k
-                if graded and value.requires_grad and self._may_differ[k]:
+                if self._may_differ[k] and gradient_wanted(value):
                     wanted |= 1 << k
                     places.append(len(names) - 1)
             elif isinstance(value, (int, float)):
@@ -239,17 +313,19 @@ class Pointwise:
         code = _CODES.get(dtype)
         if code is None:
             return Invalid("no operand is floating-point")
-        if code > 1 and first.device.type in self.autocast and autocast_applies(first):
+        if code > 1 and self._narrows(first, weight if self.weight else None):
             dtype, code = torch.float32, 0
         measure = bool(bound.get("return_terms", False))
         if measure and torch._C._are_functorch_transforms_active():
             return "return_terms under a transform of torch.func"
-        operands = PointwiseOperands(
-            weight,
-            scale,
+        others = {name: value for name, value in bound.items() if name not in names and isinstance(value, Tensor)}
+        differentiable = [place for place, name in enumerate(names) if name in self.differentiable]
+        # In the order of the problem: the operands, the other arguments (the weight is one of them), the scale.
+        every = [*tensors, *others.values()]
+        problem = PointwiseProblem(
             self.kernel_name(bound),
-            constants,
-            parameters,
+            tuple(constants),
+            tuple(parameters),
             present,
             wanted,
             masked,
@@ -257,13 +333,18 @@ class Pointwise:
             how != "none",
             measure,
             code,
+            tuple(places),
+            tuple(differentiable),
+            how != "none" and all(tensors[place].dtype != torch.float16 for place in places),
+            -1 if weight is None else next(place for place, x in enumerate(every) if x is weight),
+            -1 if scale is None else len(every),
+            self.signature.name,
+            tuple(names),
+            tuple(others),
+            tuple((name, value) for name, value in bound.items() if not isinstance(value, Tensor)),
         )
-        rest = {name: value for name, value in bound.items() if name not in names}
-        weights = tuple(x for x in (weight, scale) if x is not None)
-        plan = PointwisePlan(
-            operands, tuple(names), tuple(places), weights, rest, dtype, self.metrics if measure else None, self
-        )
-        return PointwiseCall(tensors, plan)
+        plan = PointwisePlan(problem, dtype, self.metrics if measure else None)
+        return PointwiseCall(every if scale is None else [*every, scale], plan)
 
     def _weighting(
         self, how: Any, shape: torch.Size, bound: dict[str, Any], first: Tensor
@@ -273,6 +354,10 @@ class Pointwise:
         plain = mask is None and weight is None and bound.get("normalizer") is None
         if plain and (how == "mean" or (how == "token-mean" and self._how == "aggregation")):
             return None, False, 1.0 / math.prod(shape), None
+        normalizer = bound.get("normalizer")
+        check_fit(shape, first.device, normalizer, mask=mask)
+        if mask is not None and mask.dtype in _NARROW:
+            mask = mask.int()
         for x in (mask, weight):
             if x is None:
                 continue
@@ -294,36 +379,46 @@ class Pointwise:
             return None, False, 1.0 / (first.shape[0] if first.dim() else 1), None
         if how not in ("mean", "sum", *AGGREGATIONS) or (self._how == "reduction" and how in AGGREGATIONS[1:]):
             return Invalid(f"no reduction {how!r}")
-        normalizer = bound.get("normalizer")
-        if isinstance(normalizer, Tensor) and (normalizer.dim() or normalizer.device != first.device):
-            return Invalid("the normalizer is not a number or a 0-d tensor on the device of the operands")
-        if mask is not None:
-            try:
-                mask.expand(shape)
-            except RuntimeError:
-                return Invalid("the mask does not broadcast to the losses")
         try:
             factor, scale = weights(how, shape, mask, normalizer)
         except ValueError as error:
             return Invalid(str(error))
         if scale is not None and scale.requires_grad:
             return "the normalizer requires a gradient"
+        if scale is not None:
+            scale = scale.to(first.device)
         return mask, mask is not None, factor, scale
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the reference body answers; under autocast in float32, as torch's own losses."""
+        """What the reference body answers; under autocast in float32, as torch's own losses.
+
+        Raises:
+            ValueError: for a mask or a normalizer that does not fit the losses, as in `lower`.
+        """
         first = args[0] if args else kwargs.get(self.operands[0])
-        if isinstance(first, Tensor) and first.device.type in self.autocast and autocast_applies(first):
+        if kwargs.get("mask") is not None or isinstance(kwargs.get("normalizer"), Tensor):
+            self._check_fit(args, kwargs)
+        weight = (self.signature.bind(args, kwargs) or {}).get(self.weight) if self.weight else None
+        if isinstance(first, Tensor) and self._narrows(first, weight):
             args = tuple(_widened(x) for x in args)
             kwargs = {name: _widened(x) for name, x in kwargs.items()}
         return self.signature.reference(*args, **kwargs)
 
-    def reference_on(self, bound: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
-        """The loss by the reference body with some of the tensors of a call replaced."""
-        arguments = {**bound, **tensors}
-        if "return_terms" in arguments:
-            arguments["return_terms"] = False
-        return self.signature.reference(**arguments)
+    def _check_fit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        bound = self.signature.bind(args, kwargs)
+        if bound is None:
+            return  # the body raises Python's error
+        tensors = [x for x in map(bound.get, self.operands) if isinstance(x, Tensor)]
+        try:
+            shape = broadcast_shape(tensors)
+        except RuntimeError:
+            shape = tensors[0].shape  # the body rearranges the others, or says that they do not broadcast
+        check_fit(shape, tensors[0].device, bound.get("normalizer"), mask=bound.get("mask"))
+
+    def _narrows(self, first: Tensor, weight: Any) -> bool:
+        """Does autocast have the loss in float32?"""
+        devices = self.autocast if weight is None else self.weighted_autocast
+        return first.device.type in devices and autocast_applies(first)
 
 
 def _refused(tensors: list[Tensor]) -> str | None:

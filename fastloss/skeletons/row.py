@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.compiler import is_exporting
 
 from fastloss.core.arguments import (
     DEVICES,
@@ -20,14 +18,69 @@ from fastloss.core.arguments import (
     Signature,
     accumulator_dtype,
     autocast_applies,
+    check_range,
     differentiation_refused,
     reduction_of,
     wraps,
 )
-from fastloss.operators.row import NONE, REDUCTIONS, RowOperands, row_layout
-from fastloss.skeletons.row_autograd import REFERENCES, row_loss
+from fastloss.core.autograd import Gradients, differentiate, differentiate_in_place, gradient_wanted
+from fastloss.core.registry import LOSSES
+from fastloss.operators.row import MEAN, NONE, REDUCTIONS, RowOperands, denominator, row_count, row_layout
 
 SMALL = f"up to {SMALL_ON_CPU} logits on a CPU, torch's own kernels are quicker than the way to ours"
+
+
+class RowProblem(NamedTuple):
+    """A row loss without its tensors, which are the logits, the target and, if there are any, the class weights."""
+
+    loss: str
+    parameters: tuple[float, ...]
+    ignore_index: int
+    reduction: int
+    wanted: tuple[int, ...]
+    early: bool
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    @property
+    def differentiable(self) -> tuple[int, ...]:
+        return self.wanted
+
+    @property
+    def reduced(self) -> bool:
+        return self.reduction != NONE
+
+    def forward(self, namespace: str, tensors: Sequence[Tensor], early: bool) -> tuple[tuple[Tensor], Gradients]:
+        operators = getattr(torch.ops, namespace)
+        operator = operators.row_forward_backward if early else operators.row_forward
+        loss, known = operator(*self._operands(tensors), self.reduction)
+        return (loss,), (known,)
+
+    def forward_in_place(self, namespace: str, tensors: Sequence[Tensor]) -> Tensor:
+        """The loss; the logits become its gradient."""
+        return getattr(torch.ops, namespace).row_forward_backward_(*self._operands(tensors), self.reduction)
+
+    def gradients(
+        self, namespace: str, tensors: Sequence[Tensor], state: Sequence[Tensor], upstream: Tensor
+    ) -> Gradients:
+        logits, target, weight, *how = self._operands(tensors)
+        if self.reduction == MEAN:
+            upstream = upstream / denominator(logits, target, weight, self.ignore_index)
+        if self.reduced:
+            upstream = upstream.to(state[0].dtype).expand(row_count(logits))
+        row_backward = getattr(torch.ops, namespace).row_backward
+        return (row_backward(upstream.contiguous(), logits, target, weight, *state, *how),)
+
+    def reference(self, tensors: Sequence[Tensor]) -> Tensor:
+        logits, *operands = self._operands(tensors)
+        return LOSSES[self.loss].on_operands(RowOperands(*operands, self.reduction), logits)  # type: ignore[call-arg]
+
+    def _operands(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Those of the row operators before the reduction."""
+        weight = tensors[2] if len(tensors) > 2 else None
+        return tensors[0], tensors[1], weight, self.loss, self.parameters, self.ignore_index
 
 
 class RowCall(NamedTuple):
@@ -45,7 +98,13 @@ class RowCall(NamedTuple):
 
     def run(self, namespace: str) -> Tensor:
         """Computes the loss with the operators of a namespace, differentiably."""
-        loss = row_loss(self.logits, self.operands, self.inplace, namespace)
+        o = self.operands
+        wanted = (0,) if gradient_wanted(self.logits) else ()
+        early = bool(wanted) and o.reduction != NONE and self.logits.dtype != torch.float16
+        problem = RowProblem(o.loss, tuple(o.parameters), o.ignore_index, o.reduction, wanted, early)
+        tensors = (self.logits, o.target) if o.weight is None else (self.logits, o.target, o.weight)
+        run = differentiate_in_place if self.inplace and early else differentiate
+        loss = run(problem, namespace, tensors)
         if loss.dtype != self.dtype:
             loss = loss.to(self.dtype)
         return loss.view(self.shape) if self.operands.reduction == NONE and self.shape != loss.shape else loss
@@ -55,7 +114,7 @@ class Row:
     """What :func:`fastloss.core.dispatch.fused` has to know of a loss over rows of logits.
 
     The loss has torch's conventions: ``input``, ``target``, ``ignore_index``, ``reduction``. The functor
-    (csrc/losses/row.h) and the Triton helper are found under the function's own name.
+    (csrc/losses/contracts/row.h) and the Triton helper are found under the function's own name.
 
     Args:
         parameters: the hyper-parameters that the kernels take, in the order in which they take them.
@@ -80,7 +139,7 @@ class Row:
 
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, self.parameters)
-        REFERENCES[self.signature.name] = self
+        LOSSES[self.signature.name] = self
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the reference body answers."""
@@ -148,8 +207,8 @@ class Row:
                 return Invalid("soft targets are floating-point and have no ignore_index")
         elif target.shape != batch_shape(shape):
             return Invalid("input and target do not match")
-        elif target.dtype != torch.int64:
-            return Invalid("index targets are int64")
+        elif target.dtype != torch.int64 and (target.dtype != torch.uint8 or len(shape) > 2):
+            return Invalid("index targets are int64, or uint8 for logits of one or two dimensions")
         if 0 in shape:
             return EMPTY
         if not dtype.is_floating_point:
@@ -167,7 +226,7 @@ class Row:
         if weight is not None:
             if not isinstance(weight, Tensor) or weight.shape != (classes,) or weight.device != device:
                 return Invalid("the class weights do not match the logits")
-            if weight.dtype != dtype and not (narrow and weight.is_floating_point()):
+            if weight.dtype != dtype and not (narrow and weight.is_floating_point() and weight.dtype != torch.float64):
                 return Invalid("the class weights have another dtype than the logits")
             if weight.requires_grad:
                 return "the class weights require a gradient"
@@ -179,14 +238,14 @@ class Row:
         reason = differentiation_refused()
         if reason is not None:
             return reason
-        if device.type == "cuda" and not soft and os.environ.get("FASTLOSS_VALIDATE") == "1":
-            _validate(target, classes, ignore_index)
-        target = target if soft else target.reshape(-1).contiguous()
+        if device.type == "cuda" and not soft:
+            check_range(target, classes, ignore_index)  # on a CPU the kernel does
+        target = target if soft else target.reshape(-1).long().contiguous()
         return RowOperands(target, weight, self.signature.name, parameters, ignore_index, reduction)
 
 
 def _small(logits: Tensor) -> bool:
-    return logits.is_cpu and not is_exporting() and logits.numel() <= SMALL_ON_CPU
+    return logits.is_cpu and logits.numel() <= SMALL_ON_CPU
 
 
 def batch_shape(shape: torch.Size) -> torch.Size:
@@ -207,10 +266,3 @@ def _rows(matrix: Tensor, class_contiguous: bool) -> Tensor:
     elif matrix.dim() > 2:
         matrix = matrix.movedim(1, -1).flatten(0, -2) if class_contiguous else matrix.flatten(2)
     return row_layout(matrix)
-
-
-def _validate(target: Tensor, classes: int, ignore_index: int) -> None:
-    """A readable error before a launch, at the price of a synchronisation; opt-in by FASTLOSS_VALIDATE=1."""
-    wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)
-    if wrong.any():
-        raise IndexError(f"Target {target[wrong][0].item()} is out of bounds.")

@@ -8,7 +8,7 @@ the operators know one target a row, and the rest is added here, in differentiab
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,8 @@ from fastloss.core.arguments import (
     autocast_applies,
     differentiation_refused,
 )
+from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
+from fastloss.operators.similarity import DIFFERENTIABLE
 from fastloss.skeletons.comparisons import (
     IGNORED,
     SigmoidPairs,
@@ -31,7 +33,7 @@ from fastloss.skeletons.comparisons import (
     denominator,
     row_dots,
 )
-from fastloss.skeletons.similarity_autograd import similarity_losses
+from fastloss.skeletons.similarity_oracles import ORACLES
 from fastloss.skeletons.triplets import SemiHardTriplets, batch_hard
 
 _SMALL = f"up to {SMALL_ON_CPU} pairs on a CPU, torch's own kernels are quicker than the way to ours"
@@ -73,6 +75,65 @@ def _positives(labels: Tensor, key_labels: Tensor, key: Tensor, exclude_self: bo
         torch.where(same < size, other, IGNORED),
         torch.where(found[:, None], mean, 0),
     )
+
+
+class SimilarityProblem(NamedTuple):
+    """An operator over pairs of vectors without its tensors."""
+
+    operator: str
+    places: tuple[int, ...]  # of the operator's arguments among the tensors; -1: it is no tensor
+    scalars: tuple[Any, ...]  # the arguments that are no tensors
+    wanted: tuple[int, ...]
+    wanted_arguments: int
+    reduced: bool
+    early: bool
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    @property
+    def differentiable(self) -> tuple[int, ...]:
+        return self.wanted
+
+    def forward(self, namespace: str, tensors: Sequence[Tensor], early: bool) -> tuple[tuple[Tensor], Gradients]:
+        wanted = self.wanted_arguments if early else 0
+        loss, gradients = self._run(namespace, tensors, None, wanted)
+        return (loss.sum() if self.reduced and not wanted else loss,), gradients
+
+    def gradients(
+        self, namespace: str, tensors: Sequence[Tensor], state: Sequence[Tensor], upstream: Tensor
+    ) -> Gradients:
+        rows = upstream.expand(tensors[0].shape[:1]).contiguous()
+        return self._run(namespace, tensors, rows, self.wanted_arguments)[1]
+
+    def reference(self, tensors: Sequence[Tensor]) -> Tensor:
+        losses = ORACLES[self.operator](*self._arguments(tensors))
+        return losses.sum() if self.reduced else losses
+
+    def _run(self, namespace: str, tensors: Sequence[Tensor], upstream: Tensor | None, wanted: int) -> Any:
+        return getattr(getattr(torch.ops, namespace), self.operator)(*self._arguments(tensors), upstream, wanted)
+
+    def _arguments(self, tensors: Sequence[Tensor]) -> list[Any]:
+        return [
+            scalar if place < 0 else tensors[place] for place, scalar in zip(self.places, self.scalars, strict=True)
+        ]
+
+
+def similarity_losses(operator: str, namespace: str, arguments: tuple[Any, ...], reduced: bool) -> Tensor:
+    """The losses (N,) or, if `reduced`, their sum, by an operator; `arguments`: its own, up to ``upstream``."""
+    tensors = [x for x in arguments if isinstance(x, Tensor)]
+    places: list[int] = []
+    wanted, wanted_arguments = [], 0
+    for k, argument in enumerate(arguments):
+        places.append(sum(p >= 0 for p in places) if isinstance(argument, Tensor) else -1)
+        if places[k] >= 0 and k in DIFFERENTIABLE[operator] and gradient_wanted(argument):
+            wanted.append(places[k])
+            wanted_arguments |= 1 << k
+    scalars = tuple(None if isinstance(x, Tensor) else x for x in arguments)
+    early = reduced and bool(wanted)
+    problem = SimilarityProblem(operator, tuple(places), scalars, tuple(wanted), wanted_arguments, reduced, early)
+    return differentiate(problem, namespace, tensors)
 
 
 def _fused_softmax(p: SoftmaxPairs, namespace: str, reduction: str) -> Tensor:

@@ -33,6 +33,8 @@ def _same(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def hardest(vectors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """(farthest with the same label, nearest with another one) of each vector, -1 where there is none."""
+    if not len(vectors):  # torch has no maximum of nothing
+        return torch.empty_like(labels), torch.empty_like(labels)
     positive, negative = _same(labels)
     square = torch.cdist(vectors.detach(), vectors.detach(), compute_mode="donot_use_mm_for_euclid_dist")
     farthest, far = square.masked_fill(~positive, -math.inf).max(1)

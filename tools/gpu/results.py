@@ -1,7 +1,7 @@
 """What `make gpu` leaves behind: one JSON for each model of GPU, and the same as a page of Markdown.
 
 Each stage replaces its own part and keeps those of the others. The parts "environment", "results" and "skips" are a
-report of `python -m fastloss bench`, so that its --load and --readme read the file too. Only the standard library.
+report of `python -m fastloss bench`, so that its --load and --page read the file too. Only the standard library.
 """
 
 from __future__ import annotations

@@ -8,19 +8,18 @@ mutant to be read again.
 from __future__ import annotations
 
 EQUIVALENT: dict[str, dict[str, str]] = {
-    "csrc/cpu/pairs.cpp": {
+    "csrc/cpu/outer.cpp": {
         "for (int64_t start = 0; start <= targets; start += kChunk) {": "one chunk more, without a target",
         "return left <= S::lanes ? left : S::lanes;": "the same at a tie",
         "const int64_t end = targets - start <= kChunk ? targets : start + kChunk;": "the same at a tie",
         "for (int64_t j = 0; j <= p.targets; j += kTargets) {": "one tile more, without a target",
-        "for (int o = 0; o < F::operands; ++o) operand[o] = read(p.operand[o], start, sources, 3 - o);": "no loss over pairs has a second operand: o is 0",
+        "for (int o = 0; o < F::operands; ++o) operand[o] = read(work.operand[o], start, sources, 3 - o);": "no loss over pairs has a second operand: o is 0",
     },
     "csrc/cpu/pointwise.cpp": {
         "const V zero{}, one = zero - A(1);": "the weight of what has none; a mean divides it out",
         "for (int64_t at = start; at <= end; at += kTile) {": "one tile more, without elements",
-        "for (int m = 0; m <= F::metrics; ++m) description->metric_kind[m] = F::metric_kind(m);": "one more of the places for metrics, which nobody reads",
         "for (int k = 0; k <= f.operands; ++k) gradient |= p.gradient[k].data != nullptr;": "one more of the places for operands, which are null, or 0, behind those of a loss",
-        "for (int k = 0; k <= f.operands; ++k) write(p.gradient[k], t.gradient[k], kMaxOperands + k);": "one more of the places for operands, which are null, or 0, behind those of a loss",
+        "for (int k = 0; k <= f.operands; ++k) write(kFirstGradient + k, t.gradient[k], kMaxOperands + k);": "one more of the places for operands, which are null, or 0, behind those of a loss",
         "for (int k = 0; k <= f.operands; ++k) t.constant[k] = A(p.constant[k]);": "one more of the places for operands, which are null, or 0, behind those of a loss",
         "for (int k = 0; k <= f.operands; ++k) {": "no loss has all kMaxOperands operands, and those it has not are null",
         "for (int k = 0; k <= F::operands; ++k) {": "no loss has all kMaxOperands operands, and those it has not are null",
@@ -28,36 +27,34 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "for (int64_t i = 0; i <= t.count; ++i) live[i] = A(i < count);": "the place behind a tile, within `staged`, is written later",
         "if constexpr (F::requirement != nullptr) outside -= live(f.valid(x) ? zero : one, zero);": "it is compared with 0 only",
         "constexpr bool measures = F::metrics >= 0;": "nobody measures a loss that has no metrics",
+        "for (int m = 0; m <= metrics; ++m) {": "one more of the places for metrics, which nobody reads",
     },
-    "csrc/cuda/pairs.cu": {
-        "for (long long first = 0; first <= job.targets; first += kPairsTargets) {": "one tile more, without a target",
-        "const int count = left <= kPairsTargets ? int(left) : kPairsTargets;": "the same at a tie",
-        "long long tiles_of(const FastlossPairsCall& call) { return (call.sources + kPairsSources + 1) / kPairsSources; }": "one tile more, without a source",
-        "const unsigned blocks = blocks_for((call.rows + kPairsThreads + 1) / kPairsThreads);": "one block more, without a row",
+    "csrc/cpu/tiles.h": {
+        "for (int64_t i = 0; i <= run; i += kLanes) {": "one vector more, without elements",
     },
-    "csrc/cuda/pointwise.cu": {
+    "csrc/cuda/outer.cu": {
+        "for (long long first = 0; first <= job.targets; first += kOuterTargets) {": "one tile more, without a target",
+        "const int count = left <= kOuterTargets ? int(left) : kOuterTargets;": "the same at a tie",
+        "long long tiles_of(const OuterProblem& problem) { return (problem.sources + kOuterSources + 1) / kOuterSources; }": "one tile more, without a source",
+        "const unsigned blocks = blocks_for((problem.rows + kOuterThreads + 1) / kOuterThreads);": "one block more, without a row",
+    },
+    "csrc/cuda/pointwise/access.cuh": {
+        "for (int d = walk.dimensions - 1; d >= 0; --d) {": "nothing is left of the index after the outermost dimension",
+        "return {value, uint32_t(((uint64_t(1) << 32) * ((uint64_t(1) << shift) + value)) / value + 1), shift};": "more by 2^33, of which 32 bits are kept",
+    },
+    "csrc/cuda/pointwise/kernel.cuh": {
+        "if constexpr (M >= 0) {": "nobody asks for the weights of a loss without metrics",
+        "for (int m = 0; m <= Functor::metrics; ++m) kinds |= uint64_t(Functor::metric_kind(m)) << 4 * m;": "the kind of a metric that there is not",
+        "return slot <= kFirstMetricSlot ? int(kTermMetric) : metric_kind<Functor>(slot - kFirstMetricSlot);": "the first metric of every loss is a sum",
+        "for (uint32_t c = blockIdx.x; c <= chunks; c += gridDim.x) {": "one chunk more, without elements",
+        "const uint32_t chunks = (job.walk.numel + chunk + 1) / chunk;": "one chunk more, without elements",
+    },
+    "csrc/cuda/pointwise/pointwise.cu": {
         "while (cut + 1 < it.dimensions && inner >= most) inner /= it.size[++cut];": "more slabs of the same elements",
         "const int64_t rows = most / inner >= 0 ? most / inner : 1;": "inner is at most most",
         "while (cut + 1 <= it.dimensions && inner > most) inner /= it.size[++cut];": "inside the last dimension there is 1 element, which is not too much",
         "while (cut - 1 < it.dimensions && inner > most) inner /= it.size[++cut];": "inside the last dimension there is 1 element, which is not too much",
         "return chunks <= kMaxPointwiseBlocks ? unsigned(chunks) : kMaxPointwiseBlocks;": "the same at a tie",
-    },
-    "csrc/cuda/pointwise_access.cuh": {
-        "for (int d = walk.dimensions - 1; d >= 0; --d) {": "nothing is left of the index after the outermost dimension",
-        "return {value, uint32_t(((uint64_t(1) << 32) * ((uint64_t(1) << shift) + value)) / value + 1), shift};": "more by 2^33, of which 32 bits are kept",
-    },
-    "csrc/cuda/pointwise_launch.cuh": {
-        "for (int m = 0; m <= Functor::metrics; ++m) results.kind[kFirstMetricSlot + m] = int(Functor::metric_kind(m));": "of 16 places the losses use 8 at most, and nobody reads the next one's kind",
-    },
-    "csrc/cuda/pointwise_kernel.cuh": {
-        ": Mode::packed || Functor::metrics >= 0                            ? 3": "4 blocks ask for at most 64 registers, and no kernel of theirs needs more",
-        "if constexpr (M >= 0) {": "nobody asks for the weights of a loss without metrics",
-        "for (int m = 0; m <= Functor::metrics; ++m) kinds |= uint64_t(Functor::metric_kind(m)) << 4 * m;": "the kind of a metric that there is not",
-        "constexpr int kPointwiseResident = Mode::packed && Functor::operands >= 4                             ? 1": "the same registers for the losses of 4 operands: no kernel of theirs is held back by 2 blocks",
-        ": sizeof(typename Mode::A) == 8 || Functor::operands >= 4          ? 2": "for 4 operands the next line says 2 as well",
-        "return slot <= kFirstMetricSlot ? int(kTermMetric) : metric_kind<Functor>(slot - kFirstMetricSlot);": "the first metric of every loss is a sum",
-        "for (uint32_t c = blockIdx.x; c <= chunks; c += gridDim.x) {": "one chunk more, without elements",
-        "const uint32_t chunks = (job.walk.numel + chunk + 1) / chunk;": "one chunk more, without elements",
     },
     "csrc/cuda/reduce.cuh": {
         "if (y == ignore_index || y < 0 || y > classes) return 0;  // the row kernel traps on the latter": "the row kernel traps, and no result is seen",
@@ -65,14 +62,14 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "const long long share = (count + gridDim.x + 1) / gridDim.x, begin = blockIdx.x * share;": "other shares of the same numbers",
         "return count <= kMaxSumThreads ? unsigned(count + 31) / 32 * 32 : unsigned(kMaxSumThreads);": "the same at a tie",
     },
-    "csrc/cuda/row_contiguous.cuh": {
+    "csrc/cuda/row/contiguous.cuh": {
         "for (int base = team.thread; base <= stretch.packs; base += kInFlight * team.threads) {": "the packs are asked for once more below",
         "const A target_y = Loss::modulated ? class_of(job.loss, slice.logits[target.index + slice.begin]) : A(0);": "a backward pass has no cluster, so the slice begins at 0",
     },
-    "csrc/cuda/row_math.cuh": {
+    "csrc/cuda/row/math.cuh": {
         "if (unsigned(index - first) <= unsigned(kCount)) {": "it saves the comparisons below, which decide",
     },
-    "csrc/cuda/row_strided.cuh": {
+    "csrc/cuda/row/strided.cuh": {
         "for (int c = int(threadIdx.y); c <= classes; c += kClassGroup * parts) {": "one group more, without a class",
         "if (c + (kClassGroup + 1) * parts < classes) {": "the other branch does the same, one at a time",
     },
@@ -80,7 +77,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "for (int u = 0; u <= kScaleInFlight; ++u) {": "a chunk has no pack for one more round",
         "const long long chunks_per_line = (length + chunk + 1) / chunk;": "one chunk more, without elements",
     },
-    "csrc/iteration.h": {
+    "csrc/layout.h": {
         "for (int t = 0; t <= tensors; ++t) it.stride[t][at] = stride[t][d];": "of the tensor behind the last all strides are 0",
         "for (int t = 0; merge && t <= tensors; ++t) merge = it.stride[t][last] == stride[t][d] * size[d];": "of the tensor behind the last all strides are 0",
         "for (int t = 0; t <= tensors; ++t) {": "of the tensor behind the last all strides are 0",
@@ -88,20 +85,20 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "bool merge = last > 0;": "fewer dimensions are merged, which takes longer and comes to the same",
         "if (sa != sb && sa != 0 && sb != 0) return sa >= sb;": "they differ",
     },
-    "csrc/losses/functions.h": {
+    "csrc/losses/math.h": {
         "const auto negative = x <= V{};": "both sigmoids of 0 are 1/2",
         "return ((x <= V{}) ? decay : V{} + 1.0f) / (decay + 1.0f);": "decay is 1 at 0",
-    },
-    "csrc/losses/pairs.h": {
-        "const V pull = (u <= V{}) ? below : above;": "the pull is times u",
-    },
-    "csrc/losses/policy.h": {
-        "const auto beyond = (advantage <= zero) & (s.loss > dual_bound);": "at the advantage 0 both bounds are 0, and 0 > 0 is false",
     },
     "csrc/losses/regression.h": {
         "const V pull = ((d <= V{}) ? A(1) - x[2] : x[2]) * d;": "the pull is 0 at the error 0",
         "const auto small = size <= V{} + A(0.875);": "both formulas hold at the bound",
         ": beta(A(parameters[0])), inverse_beta(parameters[0] >= 0 ? A(1 / parameters[0]) : A(0)) {}": "the inverse is not used for beta = 0",
+    },
+    "csrc/losses/rl/distributional.h": {
+        "const V pull = (u <= V{}) ? below : above;": "the pull is times u",
+    },
+    "csrc/losses/rl/policy.h": {
+        "const auto beyond = (advantage <= zero) & (s.loss > dual_bound);": "at the advantage 0 both bounds are 0, and 0 > 0 is false",
     },
     "triton_kernels/math.py": {
         "return tl.where(size < 0.4, near, tl.where(x <= 0, -far, far))": "0 is near",
@@ -112,15 +109,22 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "triton_kernels/kernels/scale.py": {
         "if start + BLOCK < length:": "the other branch does the same under a mask",
     },
-    "triton_kernels/operators/outer.py": {
-        "num_warps=WARPS if tile[0] * tile[1] > 256 * WARPS else 1,": "a number of warps, for speed",
-    },
     "triton_kernels/kernels/outer.py": {
         "x += (read(operands[k], row, row_strides[2 - k], i, steps[2 + k], exists, A)[:, None],)": "no loss over pairs has a second operand: k is 0",
         "x += (read(operands[k], row, row_strides[2 + k], i, steps[2 - k], exists, A)[:, None],)": "no loss over pairs has a second operand: k is 0",
     },
+    "triton_kernels/operators/outer.py": {
+        "num_warps=WARPS if tile[0] * tile[1] > 256 * WARPS else 1,": "a number of warps, for speed",
+    },
     "triton_kernels/losses/rl/distributional.py": {
         "pull = tl.where(u <= 0.0, below, above)": "the pull is times u",
+    },
+    "triton_kernels/kernels/similarity.py": {
+        "there = (row <= rows)[:, None] & (column < columns)[None, :]": "nothing is stored of the row behind the last",
+        'z = tl.where(there == there, z, float("-inf"))': "the weights of pairs that are not there become 0 below",
+    },
+    "triton_kernels/losses/contrastive.py": {
+        "slope = tl.where(z <= 0.0, decay, tl.full(z.shape, 1.0, z.dtype)) / (1.0 + decay)": "decay is 1 at 0",
     },
     "triton_kernels/operators/pointwise.py": {
         "if max(access) <= 8:": "no code is 8",
@@ -159,27 +163,5 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "triton_kernels/kernels/row_tiles.py": {
         "return sum_packets(tl.where((column == index), z - top[:, None, None], 0.0))": "no column behind the mask is a class",
         "return tl.where(inside == inside, index, -1).to(tl.int32), counted, row_weight": "the row is NaN for its weight",
-    },
-    "triton_kernels/kernels/similarity.py": {
-        "there = (row <= rows)[:, None] & (column < columns)[None, :]": "nothing is stored of the row behind the last",
-        'z = tl.where(there == there, z, float("-inf"))': "the weights of pairs that are not there become 0 below",
-    },
-    "csrc/cpu/pointwise_operators.cpp": {
-        "number_[k] = 1;": "it is read for operands whose gradient is wanted, which are tensors",
-        "const int64_t tasks = (p.iteration.numel + kTaskElements + 1) / kTaskElements;": "one task more, without elements",
-        "for (int k = 0; k <= description_.operands; ++k) {": "of the operand behind the last nothing is present or wanted",
-        "p.measure = measure && description_.metrics >= 0;": "of no metrics there are none",
-        "for (int m = 0; m <= metrics; ++m) {": "one more of the places for metrics, which nobody reads",
-        "total = value >= total || value != value ? value : total;": "the same at a tie",
-        "total = value <= total || value != value ? value : total;": "the same at a tie",
-    },
-    "csrc/cpu/pairs_operators.cpp": {
-        "if (tasks < grain)": "as many tasks as one thread takes: in parallel or not",
-    },
-    "csrc/cpu/tiles.h": {
-        "for (int64_t i = 0; i <= run; i += kLanes) {": "one vector more, without elements",
-    },
-    "triton_kernels/losses/contrastive.py": {
-        "slope = tl.where(z <= 0.0, decay, tl.full(z.shape, 1.0, z.dtype)) / (1.0 + decay)": "decay is 1 at 0",
     },
 }

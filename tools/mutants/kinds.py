@@ -8,23 +8,23 @@ start in a process that has imported torch already.
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-from lanes.triton.test_lanes import PAIRS_LAWS as TRITON_PAIRS_LAWS
-from lanes.triton.test_lanes import PAIRWISE_PATHS, POINTWISE_LAWS
-
+ROOT = Path(__file__).resolve().parents[2]
+DECLARED = runpy.run_path(str(ROOT / "tests" / "lanes" / "triton" / "laws.py"))
 QUICK_LAWS = (
     "(kernels_agree and not bfloat16 and not float16) or bits or special or ignored or inplace or range or edges or "
     "test_softmax_focal"
 )
 ROW_LAWS = ("test_laws.py", "test_cross_entropy.py", "test_softmax_focal.py")
 POINTWISE_VALUES = "kernels_agree or masks or terms or layouts or broadcasting or tiles"
-POINTWISE_ORACLES = ("test_pointwise_oracles_supervised.py", "test_pointwise_oracles_policies.py")
+FUNCTORS = ("lanes/cpu/test_pointwise_functors_supervised.py", "lanes/cpu/test_pointwise_functors_policies.py")
+POINTWISE_ORACLES = ("oracles/test_supervised.py", "oracles/test_rl_and_alignment.py")
 PAIRS_LAWS = "agree or sizes or special or mixed or not_there or layouts or bits"
 NO_TRANSFORMS = "not compile and not transforms and not opcheck and not gradcheck"  # seconds each, and no kernel's own
 # Assertions as they stand: pytest would rewrite those of hypothesis, too, in 2.5 of 4 s of a short lane.
@@ -156,9 +156,26 @@ TRITON_ARITHMETIC = (
     (r"(?<!tl\.)maximum\(", "minimum("),
 )
 
+
+def pointwise_families() -> list[str]:
+    """The headers with a table of pointwise losses."""
+    headers = sorted((ROOT / "csrc" / "losses").rglob("*.h"))
+    return [
+        str(path.relative_to(ROOT))
+        for path in headers
+        if "#define FASTLOSS_POINTWISE_" in path.read_text() and path.name != "all.h"
+    ]
+
+
 KINDS = {
     "cpu": Kind(
-        ("csrc/losses/row.h", "csrc/cpu/row.cpp", "csrc/cpu/vectors.h", "csrc/cpu/row_operators.cpp"),
+        (
+            "csrc/losses/contracts/row.h",
+            "csrc/losses/classification.h",
+            "csrc/cpu/row.cpp",
+            "csrc/cpu/simd/lanes.h",
+            "csrc/operators/row.cpp",
+        ),
         (
             (r"i < size\)", "i + 1 < size)"),
             (r"C - start < kChunk", "C - start + 1 < kChunk"),
@@ -172,8 +189,8 @@ KINDS = {
             (r"(subtract_target<Dense>\([^;]*\));", ";"),
             (r"if \(contiguous_gradient\) memset[^;]*;", ""),
             (r" - sums\.max\)", " + sums.max)"),
-            (r"p\.inverse_denominator \?", "false ?"),
-            (r"p\.row_factor \? factor \* [^:]*:", "false ? factor :"),
+            (r"1\.0 / counted : 1\.0", "1.0 : 1.0"),
+            (r"p\.loss_gradient \? factor \* [^:]*:", "false ? factor :"),
             (r"y\[row\] < 0 \|\| ", ""),
             (r"y\[row\] >= classes", "y[row] > classes"),
             (r"\+\+counted;", ""),
@@ -193,19 +210,19 @@ KINDS = {
         (
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, *ROW_LAWS, "-k", QUICK_LAWS)),
-            Lane("all", (*PYTEST, *ROW_LAWS, "test_properties.py", "-k", NO_TRANSFORMS)),
+            Lane("all", (*PYTEST, *ROW_LAWS, "oracles/test_properties.py", "-k", NO_TRANSFORMS)),
             sanitized(*ROW_LAWS, "-k", QUICK_LAWS),
         ),
         "cpu",
     ),
     "cuda": Kind(
         (
-            "csrc/cuda/row_math.cuh",
-            "csrc/cuda/row_contiguous.cuh",
-            "csrc/cuda/row_team.cuh",
-            "csrc/cuda/row_strided.cuh",
+            "csrc/cuda/row/math.cuh",
+            "csrc/cuda/row/contiguous.cuh",
+            "csrc/cuda/row/team.cuh",
+            "csrc/cuda/row/strided.cuh",
             "csrc/cuda/reduce.cuh",
-            "csrc/cuda/row.cu",
+            "csrc/cuda/row/row.cu",
             "csrc/cuda/scale.cu",
         ),
         (
@@ -253,18 +270,15 @@ KINDS = {
             interpreted("a few values", "lane_interpreter", "-k", "test_values and float32"),
             interpreted("losses", "lane_pointwise_losses"),  # of math.py's functions
             interpreted("interpreter", "lane_interpreter"),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and row and sm_90")),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and row and sm_90")),
         ),
     ),
     "functors": Kind(
-        tuple(
-            f"csrc/losses/{name}.h"
-            for name in ("binary", "functions", "likelihood", "policy", "preference", "regression")
-        ),
+        ("csrc/losses/math.h", *pointwise_families()),
         CXX_ARITHMETIC,
         (
             ninja("_host.*.so"),
-            Lane("functors", (*PYTEST, "test_pointwise_functors_supervised.py", "test_pointwise_functors_policies.py")),
+            Lane("functors", (*PYTEST, *FUNCTORS)),
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, "test_softmax_focal.py", "test_pointwise.py", "-k", f"focal or {POINTWISE_VALUES}")),
             Lane("oracles", (*PYTEST, *POINTWISE_ORACLES)),
@@ -273,13 +287,13 @@ KINDS = {
         "cpu",
     ),
     "cpu-pointwise": Kind(
-        ("csrc/cpu/pointwise.cpp", "csrc/cpu/tiles.h", "csrc/iteration.h", "csrc/cpu/pointwise_operators.cpp"),
+        ("csrc/cpu/pointwise.cpp", "csrc/cpu/tiles.h", "csrc/layout.h", "csrc/operators/pointwise.cpp"),
         CXX_ARITHMETIC,
         (
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, "test_pointwise.py", "-k", POINTWISE_VALUES)),
             Lane("all", (*PYTEST, "test_pointwise.py", *POINTWISE_ORACLES, "-k", NO_TRANSFORMS)),
-            Lane("drop-ins", (*PYTEST, "test_pointwise_drop_ins.py")),
+            Lane("drop-ins", (*PYTEST, "contract/test_drop_ins.py")),
             # The tiles are those of the losses over pairs, too.
             sanitized("test_pointwise.py", "test_pairs.py", "-k", f"{POINTWISE_VALUES} or sizes"),
         ),
@@ -287,10 +301,10 @@ KINDS = {
     ),
     "cuda-pointwise": Kind(
         (
-            "csrc/cuda/pointwise_kernel.cuh",
-            "csrc/cuda/pointwise_access.cuh",
-            "csrc/cuda/pointwise_launch.cuh",
-            "csrc/cuda/pointwise.cu",
+            "csrc/cuda/pointwise/kernel.cuh",
+            "csrc/cuda/pointwise/access.cuh",
+            "csrc/cuda/pointwise/launch.cuh",
+            "csrc/cuda/pointwise/pointwise.cu",
         ),
         ((r"__syncthreads\(\);", ""), (r"if \(lane == 0\) ", ""), *CXX_ARITHMETIC),
         (
@@ -313,35 +327,24 @@ KINDS = {
             copied(),
             interpreted("skeleton", "lane_pointwise"),
             interpreted("losses", "lane_pointwise_losses"),
-            interpreted("laws", "../test_pointwise", "-k", POINTWISE_LAWS),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and pointwise and sm_90")),
+            interpreted("laws", "../../test_pointwise", "-k", DECLARED["POINTWISE_LAWS"]),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and pointwise and sm_90")),
         ),
         "cpu",
     ),
     "triton-losses": Kind(
-        tuple(
-            f"triton_kernels/losses/{family}.py"
-            for family in (
-                "binary",
-                "likelihood",
-                "regression",
-                "rl/policy",
-                "rl/value",
-                "alignment/preference",
-                "alignment/reward",
-            )
-        ),
+        tuple(file.replace("csrc", "triton_kernels").replace(".h", ".py") for file in pointwise_families()),
         TRITON_ARITHMETIC,
         (
             copied(),
             interpreted("losses", "lane_pointwise_losses"),
-            interpreted("laws", "../test_pointwise", "-k", POINTWISE_LAWS),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "every_loss_compiles")),
+            interpreted("laws", "../../test_pointwise", "-k", DECLARED["POINTWISE_LAWS"]),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "every_loss_compiles")),
         ),
         "cpu",
     ),
     "pairs": Kind(
-        ("csrc/losses/pairs.h", "csrc/cpu/pairs.cpp", "csrc/cpu/pairs_operators.cpp"),
+        ("csrc/losses/rl/distributional.h", "csrc/cpu/outer.cpp", "csrc/operators/outer.cpp"),
         CXX_ARITHMETIC,
         (
             ninja("_cpu.so"),
@@ -352,7 +355,7 @@ KINDS = {
         "cpu",
     ),
     "cuda-pairs": Kind(
-        ("csrc/losses/pairs.h", "csrc/cuda/pairs.cu"),
+        ("csrc/losses/rl/distributional.h", "csrc/cuda/outer.cu"),
         ((r"__syncthreads\(\);", ""), *CXX_ARITHMETIC),
         (
             library("kernels", "plain"),
@@ -372,8 +375,8 @@ KINDS = {
         TRITON_ARITHMETIC,
         (
             copied(),
-            interpreted("laws", "../test_pairs", "-k", TRITON_PAIRS_LAWS),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and outer and sm_90")),
+            interpreted("laws", "../../test_pairs", "-k", DECLARED["PAIRS_LAWS"]),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and outer and sm_90")),
         ),
         "cpu",
     ),
@@ -386,9 +389,9 @@ KINDS = {
         TRITON_ARITHMETIC,
         (
             copied(),
-            interpreted("laws", "../../test_pairwise", "-k", PAIRWISE_PATHS),
+            interpreted("laws", "../../test_pairwise", "-k", DECLARED["PAIRWISE_PATHS"]),
             interpreted("all laws", "../../test_pairwise", "-k", "triton and (kernels_agree or large or nothing)"),
-            Lane("compilers", (*PYTEST, "triton/test_lanes.py", "-k", "compiled and similarity and sm_90")),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and similarity and sm_90")),
         ),
         "cpu",
     ),

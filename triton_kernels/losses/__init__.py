@@ -28,13 +28,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fastloss.core import registry
+
 from ..coefficients import in_arithmetic, kernel_numbers
 
 Coefficients = tuple[float | None, ...]
 
 
 class RowLoss(NamedTuple):
-    """The device functions of a loss over rows of logits; csrc/losses/row.h says what each means.
+    """The device functions of a loss over rows of logits; csrc/losses/contracts/row.h says what each means.
 
         z_j = logit(x_j)        q = target distribution        p = softmax(z)
         loss = finish(sums)     dloss/dx_j = slope(z_j) * (softmax_coefficient * p_j - q_j)
@@ -86,12 +88,9 @@ def declared(kernel: str) -> Declared:
 
 def declaration_of(kernel: str) -> Any:
     """The skeleton's object of the loss that has this kernel."""
-    from fastloss.skeletons import outer_autograd, pointwise_autograd, row_autograd
-
-    for registry in (pointwise_autograd.REFERENCES, outer_autograd.REFERENCES, row_autograd.REFERENCES):
-        for name, declaration in registry.items():
-            if kernel == name or (getattr(declaration, "variant", "") and kernel.startswith(f"{name}_")):
-                return declaration
+    for name, declaration in registry.LOSSES.items():
+        if kernel == name or (getattr(declaration, "variant", "") and kernel.startswith(f"{name}_")):
+            return declaration
     raise KeyError(f"no loss declares a kernel {kernel}")
 
 

@@ -1,4 +1,4 @@
-"""Losses over rows of logits; RowLoss says what the functions are, csrc/losses/row.h has the reasons."""
+"""Losses over rows of logits; RowLoss says what the functions are, csrc/losses/classification.h has the reasons."""
 
 from __future__ import annotations
 

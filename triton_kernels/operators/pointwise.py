@@ -2,7 +2,7 @@
 
 One pass reads every operand once and writes every gradient once. Where all tensors share one dense order, or are single
 elements, there is one row and no arithmetic on strides; else the dimensions are merged as far as they can be
-(csrc/iteration.h), and the fastest one is the columns.
+(csrc/layout.h), and the fastest one is the columns.
 
 The tiling of a launch follows from size, layout and dtypes alone: no autotuning, so no first-call cost and the same
 bits on every run. Sums take two stages: one partial sum a program, then all of those in order, in double precision. The
@@ -75,7 +75,7 @@ class Tiling(NamedTuple):
 
 
 def merged(shape: Sequence[int], strides: Sequence[Strides]) -> tuple[Strides, tuple[Strides, ...]]:
-    """Sizes, and strides by tensor, of fewer dimensions that reach every element; csrc/iteration.h in Python."""
+    """Sizes, and strides by tensor, of fewer dimensions that reach every element; csrc/layout.h in Python."""
 
     def slower(a: int, b: int) -> bool:
         for tensor in strides:

@@ -1,6 +1,9 @@
 """Losses that align a language model with preferences or rewards."""
 
-from fastloss.losses.alignment.preference import cpo_loss, dpo_loss, kto_loss, orpo_loss, simpo_loss
-from fastloss.losses.alignment.reward import kl_penalty, reward_model_loss
+from fastloss.losses.alignment import preference, reward
+from fastloss.losses.alignment.preference import *
+from fastloss.losses.alignment.reward import *
 
-__all__ = ["cpo_loss", "dpo_loss", "kl_penalty", "kto_loss", "orpo_loss", "reward_model_loss", "simpo_loss"]
+__all__: list[str] = []
+__all__ += preference.__all__
+__all__ += reward.__all__

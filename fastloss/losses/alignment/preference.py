@@ -155,7 +155,7 @@ def dpo_loss(
         beta: positive; how strongly the policy is held to the reference.
         label_smoothing: probability that a label is wrong: in [0, 1] for "sigmoid", [0, 0.5) for "robust" and
             "exo_pair"; the other types have none.
-        loss_type: see above.
+        loss_type: which loss of this family.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         mask: broadcasts to the losses; 0 takes a pair out, whatever it holds. Other values weight it.
         normalizer: the denominator of the mean instead of what the mask counts: a number or a 0-d tensor.

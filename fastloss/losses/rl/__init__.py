@@ -1,16 +1,13 @@
 """Losses of reinforcement learning."""
 
-from fastloss.losses.rl.distributional import iqn_loss, quantile_huber_loss
-from fastloss.losses.rl.model import curl_loss, temporal_contrastive_loss
-from fastloss.losses.rl.policy import ppo_clip_loss, ppo_loss
-from fastloss.losses.rl.value import value_clip_loss
+from fastloss.losses.rl import distributional, model, policy, value
+from fastloss.losses.rl.distributional import *
+from fastloss.losses.rl.model import *
+from fastloss.losses.rl.policy import *
+from fastloss.losses.rl.value import *
 
-__all__ = [
-    "curl_loss",
-    "iqn_loss",
-    "ppo_clip_loss",
-    "ppo_loss",
-    "quantile_huber_loss",
-    "temporal_contrastive_loss",
-    "value_clip_loss",
-]
+__all__: list[str] = []
+__all__ += distributional.__all__
+__all__ += model.__all__
+__all__ += policy.__all__
+__all__ += value.__all__

@@ -67,7 +67,7 @@ def _quantile_regression(
         losses = pull * clipped * (error - 0.5 * clipped)
     else:
         losses = pull * error.abs()
-    losses = losses.mean(-1).sum(-1)
+    losses = losses.sum(-1).div(max(1, target.shape[-1])).sum(-1)  # no targets: 0
     if weights is not None:
         losses = torch.where(weights != 0, losses * weights.to(losses.dtype), 0)
     return aggregate(losses, reduction, mask, normalizer).to(dtype)

@@ -6,8 +6,16 @@ import torch
 from torch import Tensor
 
 from fastloss.core.dispatch import fused
-from fastloss.core.dtypes import result_dtype, widened
-from fastloss.skeletons.comparisons import IGNORED, SoftmaxPairs, check_matrix, check_reduction, scale_of, unit
+from fastloss.core.dtypes import result_dtype
+from fastloss.skeletons.comparisons import (
+    IGNORED,
+    SoftmaxPairs,
+    check_matrix,
+    check_reduction,
+    one_precision,
+    scale_of,
+    unit,
+)
 from fastloss.skeletons.similarity import Similarity
 
 __all__ = ["curl_loss", "temporal_contrastive_loss"]
@@ -17,7 +25,7 @@ def _curl_pairs(query: Tensor, key: Tensor, weight: Tensor, temperature: float |
     check_matrix(query, "query")
     check_matrix(key, "key", rows=query.shape[0])
     check_matrix(weight, "weight", key.shape[1], query.shape[1])
-    query, key, weight = widened(query, key.detach(), weight)
+    query, key, weight = one_precision(query=query, key=key.detach(), weight=weight)
     projected = query @ weight
     target = torch.arange(query.shape[0], device=query.device)
     return SoftmaxPairs(projected, key, scale_of(temperature, projected), None, target)
@@ -50,6 +58,9 @@ def curl_loss(
     Shape:
         - query: (N, D); key: (N, E); weight: (D, E)
         - output: (N,) for ``"none"``, else ()
+
+    Returns:
+        The loss, in the dtype of ``query``; all arithmetic is in float32 at least.
 
     Raises:
         ValueError: shapes that do not fit, a temperature that is not positive.
@@ -87,7 +98,7 @@ def _temporal_pairs(
         raise ValueError(f"predictions must have the shape of states, got {tuple(predictions.shape)}")
     if episodes is not None and episodes.shape != states.shape[:2]:
         raise ValueError(f"episodes must have the shape {tuple(states.shape[:2])}, got {tuple(episodes.shape)}")
-    states, anchors = widened(states, states if predictions is None else predictions)
+    states, anchors = one_precision(states=states, predictions=states if predictions is None else predictions)
     query = unit(anchors.narrow(time_dim, 0, length - offset).flatten(0, 1), normalize)
     key = unit(states.narrow(time_dim, offset, length - offset).flatten(0, 1), normalize)
     target = torch.arange(query.shape[0], device=query.device)
@@ -131,6 +142,10 @@ def temporal_contrastive_loss(
     Shape:
         - states, predictions: (T, B, D), or (B, T, D) for ``time_dim=1``; episodes: without D
         - output: ((T - offset) B,) in the order of the states for ``"none"``, else ()
+
+    Returns:
+        The loss, in the dtype of ``states``; all arithmetic is in float32 at least. Pairs that do not count have the
+        loss 0; if none counts, the mean is 0, with zero gradients.
 
     Raises:
         ValueError: shapes that do not fit, a hyper-parameter out of range.

@@ -132,7 +132,7 @@ def test_other_instruction_sets_pass_the_kernel_laws(
         "test_laws.py",
         "test_cross_entropy.py",
         "test_pointwise.py",
-        "test_pointwise_drop_ins.py",
+        "contract/test_drop_ins.py",
         "test_pairs.py",
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]

@@ -1,4 +1,4 @@
-"""The functors of csrc/losses/policy.h and preference.h, one element at a time and in double, against autograd of the
+"""The functors of csrc/losses/rl and alignment, one element at a time and in double, against autograd of the
 reference bodies: on a grid of special operands (ties, active clips, margins where exp overflows) and on random ones."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from support import generator
 from torch import Tensor
 
 from fastloss import alignment, rl
-from fastloss.skeletons.pointwise_autograd import REFERENCES
+from fastloss.core.registry import LOSSES
 
 host = pytest.importorskip("fastloss._host", reason="the C++ part is not built")
 
@@ -80,7 +80,7 @@ def name_of(value: Any) -> str:
 
 def autograd(loss: Any, operands: dict[str, Tensor], options: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
     """Losses of the elements and their derivatives, by the reference body."""
-    fused = REFERENCES[loss.__name__]
+    fused = LOSSES[loss.__name__]
     leaves = {name: x.clone().requires_grad_() for name, x in operands.items() if name in fused.differentiable}
     how = "aggregation" if "aggregation" in fused.signature.arguments else "reduction"
     value = fused.signature.reference(**{**operands, **leaves}, **options, **{how: "none"})
@@ -90,7 +90,7 @@ def autograd(loss: Any, operands: dict[str, Tensor], options: dict[str, Any]) ->
 
 def functor(loss: Any, operands: dict[str, Tensor], options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """(losses, derivatives, metrics) by the C++ functor, a row for each element."""
-    fused = REFERENCES[loss.__name__]
+    fused = LOSSES[loss.__name__]
     arguments = {**operands, **options}
     if fused.prepare is not None:
         arguments = fused.prepare(arguments)
@@ -106,7 +106,7 @@ def check(loss: Any, operands: dict[str, Tensor], options: dict[str, Any]) -> No
     actual, derivatives, _ = functor(loss, operands, options)
     torch.testing.assert_close(actual, value, rtol=1e-12, atol=1e-12)
     assert not value.isnan().any()
-    names = REFERENCES[loss.__name__].operands
+    names = LOSSES[loss.__name__].operands
     for name, gradient in gradients.items():
         torch.testing.assert_close(derivatives[:, names.index(name)], gradient, rtol=1e-12, atol=1e-12, msg=name)
 

@@ -37,8 +37,8 @@ LAWS = (
     "(test_pairs and (sizes or not_there))"
 )
 FILES = (
-    "test_laws.py", "test_cross_entropy.py", "test_pointwise.py", "test_pointwise_drop_ins.py",
-    "test_pointwise_oracles_supervised.py", "test_pairs.py",
+    "test_laws.py", "test_cross_entropy.py", "test_pointwise.py", "contract/test_drop_ins.py",
+    "oracles/test_supervised.py", "test_pairs.py",
 )  # fmt: skip
 
 

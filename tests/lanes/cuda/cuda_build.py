@@ -7,11 +7,13 @@ tests run. Several processes may want the same builds (the workers of pytest-xdi
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import functools
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import threading
@@ -23,7 +25,7 @@ ROOT = HERE.parents[2]
 OUTPUT = ROOT / "build" / "cuda-tests"
 CUDA = pathlib.Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
 ARCHITECTURES = ("80", "90", "100")
-# The pointwise and pairs kernels have no code of an architecture's own: one PTX for all takes a third of the time. The
+# The pointwise and outer kernels have no code of an architecture's own: one PTX for all takes a third of the time. The
 # row kernels have clusters from sm_90 on.
 ALL_AT_ONCE, WITH_CLUSTERS, WITHOUT_CLUSTERS = "80-90-100", "90-100", "80"
 # What test_launch.py links. Of row and scale for sm_80 only ptxas's figures and the PTX are looked at, so nvcc need not
@@ -52,16 +54,51 @@ EMULATED_FLAGS = [
     "-Wl,-Bsymbolic",  # a library keeps to its own emulator, whichever is loaded first
     "-fno-strict-aliasing", "-fno-gnu-unique", f"-I{HERE / 'emulator'}", "-isystem", str(CUDA / "include"),
 ]  # fmt: skip
-POINTWISE = sorted((ROOT / "csrc/cuda").glob("pointwise*.cu"))
+KERNELS = ROOT / "csrc/cuda"
+# As csrc/losses/all.h lists them.
+FAMILIES = re.findall(
+    r"FAMILY\((\w+)\)",
+    (ROOT / "csrc/losses/all.h").read_text().partition("POINTWISE_FAMILIES(FAMILY)")[2].partition("#define")[0],
+)
 # Of the losses' families, those that sanitizers look at: all would compile for a minute more.
-SANITIZED = ("regression", "binary", "policy")
-SOURCES = {
-    "kernels": [ROOT / f"csrc/cuda/{name}.cu" for name in ("row", "scale", "pairs")],
-    "pointwise": [*POINTWISE, HERE / "kernels/evaluate.cu"],
-    "selftest": [HERE / "kernels/selftest.cu"],
-    "bugs": [HERE / "kernels/bugs.cu"],
+SANITIZED = ("regression", "binary", "policy", "value")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A file to compile, and the macros that make one of several compilations of it."""
+
+    path: pathlib.Path
+    macros: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return "-".join([self.path.stem, *(macro.partition("=")[2] for macro in self.macros)])
+
+    @property
+    def flags(self) -> list[str]:
+        return [f"-D{macro}" for macro in self.macros]
+
+
+def family(name: str) -> Source:
+    return Source(KERNELS / "pointwise/family.cu", (f"FASTLOSS_FAMILY={name}",))
+
+
+# nvcc's object files, each by the name that tests call it.
+COMPILED = {
+    "row": Source(KERNELS / "row/row.cu"),
+    "scale": Source(KERNELS / "scale.cu"),
+    "outer": Source(KERNELS / "outer.cu"),
+    "pointwise": Source(KERNELS / "pointwise/pointwise.cu"),
+    **{f"pointwise_{name}": family(name) for name in FAMILIES},
 }
-HEADER_FOLDERS = [ROOT / "csrc/cuda", ROOT / "csrc/losses", HERE / "emulator"]
+POINTWISE = [name for name in COMPILED if name.startswith("pointwise")]
+SOURCES = {
+    "kernels": [COMPILED[name] for name in ("row", "scale", "outer")],
+    "pointwise": [*(COMPILED[name] for name in POINTWISE), Source(HERE / "kernels/evaluate.cu")],
+    "selftest": [Source(HERE / "kernels/selftest.cu")],
+    "bugs": [Source(HERE / "kernels/bugs.cu")],
+}
 
 _pool = ThreadPoolExecutor(max_workers=2)
 _lock = threading.Lock()
@@ -85,10 +122,11 @@ def nvcc() -> str | None:
 
 @functools.cache
 def _headers() -> bytes:
-    paths = [p for folder in HEADER_FOLDERS for p in sorted(folder.iterdir()) if p.is_file()]
-    return b"".join(
-        p.name.encode() + p.read_bytes() for p in [*paths, ROOT / "csrc/vmath.h", ROOT / "csrc/iteration.h"]
-    )
+    """What any build may include: all headers but those of the CPU's kernels, and the emulator."""
+    folders = [ROOT / "csrc", HERE / "emulator"]
+    paths = [p for folder in folders for p in sorted(folder.rglob("*")) if p.suffix in (".h", ".cuh")]
+    used = [p for p in paths if "cpu" not in p.relative_to(ROOT).parts]
+    return b"".join(p.name.encode() + p.read_bytes() for p in used)
 
 
 @functools.cache
@@ -96,27 +134,31 @@ def _version(compiler: str) -> bytes:
     return subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
 
 
-def steps(command: list[str], sources: list[pathlib.Path], output: pathlib.Path) -> list[list[str]]:
+def steps(command: list[str], sources: list[Source], output: pathlib.Path) -> list[list[str]]:
     """`command sources -o output` where that compiles only; else an object a source, so that ccache, if there is one,
     need not compile those again that have not changed."""
     if "-c" in command or "-cubin" in command:
-        return [[*command, *map(str, sources), "-o", str(output)]]
-    objects = [output.with_suffix(f".{source.stem}.o") for source in sources]
-    compilations = [[*command, "-c", str(source), "-o", str(out)] for source, out in zip(sources, objects, strict=True)]
+        (source,) = sources
+        return [[*command, *source.flags, str(source.path), "-o", str(output)]]
+    objects = [output.with_suffix(f".{source.name}.o") for source in sources]
+    compilations = [
+        [*command, *source.flags, "-c", str(source.path), "-o", str(out)]
+        for source, out in zip(sources, objects, strict=True)
+    ]
     return [*compilations, [*command, "-x", "none", *map(str, objects), "-o", str(output)]]
 
 
 def make(
     name: str,
     command: list[str],
-    sources: list[pathlib.Path],
+    sources: list[Source],
     finish: Callable[[pathlib.Path], None] = lambda output: None,
 ) -> pathlib.Path:
     """The output of the steps; its messages are beside it in a file with the suffix .log. `finish`
     puts more files beside it, before it is there itself."""
     digest = hashlib.sha256(_headers() + _version(command[0]) + " ".join(command).encode())
     for source in sources:
-        digest.update(source.read_bytes())
+        digest.update(" ".join(source.flags).encode() + source.path.read_bytes())
     output = OUTPUT / f"{name}-{digest.hexdigest()[:16]}.so"
     if output.exists():
         return output
@@ -146,17 +188,16 @@ def _build(name: str, lane: str) -> pathlib.Path:
         elif name == "pointwise":
             if lane == "asan":  # it compiles in half of the time, and the tests are short
                 flags = [*flags, "-O0"]
-            few = [s for s in sources if s.stem in ("pointwise", "evaluate", *(f"pointwise_{f}" for f in SANITIZED))]
-            sources = [*few, HERE / "kernels/few_losses.cu"]
+            sources = [s for s in sources if not s.macros or s in map(family, SANITIZED)]
         return make(f"{name}-{lane}", ["g++", "-x", "c++", *EMULATED_FLAGS, *flags], sources)
     compiler = nvcc()
     assert compiler is not None
-    source = ROOT / f"csrc/cuda/{name}.cu"
+    source = COMPILED[name]
     intermediate = OUTPUT / f"{name}-sm{lane}-intermediate"
     intermediate.mkdir(parents=True, exist_ok=True)
 
     def keep_ptx(output: pathlib.Path) -> None:
-        shutil.copy(next(intermediate.glob(f"{name}*.ptx")), output.with_suffix(".ptx"))
+        shutil.copy(next(intermediate.glob(f"{source.path.stem}*.ptx")), output.with_suffix(".ptx"))
         shutil.rmtree(intermediate)
 
     flags = ["-std=c++17", "-O3", *GENERATED[lane], "-Xptxas", "-v", "-Xcompiler", "-fPIC"]

@@ -24,7 +24,6 @@ SCHEDULES = [(0, 0), (1, 0), (2, 1), (2, 2)]  # forward, reverse, random with tw
 # What AddressSanitizer finds does not depend on the schedule, and it takes three times as long.
 COMPARED_SCHEDULES = SCHEDULES if LANE == "plain" else [(2, 1)]
 IGNORE = -100
-SCRATCH = 1025
 NAN = float("nan")
 
 # Skips a test where the emulator cannot be built, and says why.
@@ -47,6 +46,7 @@ class Device(ctypes.Structure):
         ("processors", ctypes.c_int),
         ("shared_per_block", ctypes.c_int),
         ("shared_per_processor", ctypes.c_int),
+        ("grid_blocks", ctypes.c_int),
         ("stream", ctypes.c_void_p),
     ]
 
@@ -58,14 +58,14 @@ class RowCall(ctypes.Structure):
         ("parameter_count", ctypes.c_int),
         ("dtype", ctypes.c_int),
         ("reduction", ctypes.c_int),
-        ("soft", ctypes.c_int),
         ("rows", ctypes.c_longlong),
         ("classes", ctypes.c_longlong),
         ("inner", ctypes.c_longlong),
         ("ignore_index", ctypes.c_longlong),
         ("logits", Matrix),
-        ("target", Matrix),
+        ("soft_target", Matrix),
         ("gradient", Matrix),
+        ("index_target", ctypes.c_void_p),
         ("weight", ctypes.c_void_p),
         ("loss_gradient", ctypes.c_void_p),
         ("state", ctypes.c_void_p),
@@ -76,10 +76,12 @@ class RowCall(ctypes.Structure):
 
 
 # Devices that steer long rows to each kernel. A row of 2000 float32 is 8 KB.
-H100 = Device(90, 132, 232448, 233472, None)
-A100 = Device(80, 108, 166912, 167936, None)
-CLUSTERS = Device(90, 4, 8192, 2 * (2048 + 1536), None)  # room for 1.5 KB of a row in a block: clusters
-TWO_READS = Device(80, 4, 2048 + 64, 4096, None)  # no room for a row: it is read twice
+GRID = 2**31 - 1  # blocks of a launch, at most
+H100 = Device(90, 132, 232448, 233472, GRID, None)
+A100 = Device(80, 108, 166912, 167936, GRID, None)
+RTX_4090 = Device(89, 128, 101376, 102400, GRID, None)  # 99 KB for a block, 100 for a processor
+CLUSTERS = Device(90, 4, 8192, 2 * (2048 + 1536), GRID, None)  # room for 1.5 KB of a row in a block: clusters
+TWO_READS = Device(80, 4, 2048 + 64, 4096, GRID, None)  # no room for a row: it is read twice
 
 
 @functools.cache
@@ -87,6 +89,9 @@ def load(name: str) -> ctypes.CDLL:
     library = ctypes.CDLL(str(cuda_build.library(name, LANE)))
     library.emulator_last_error.restype = ctypes.c_char_p
     library.emulator_launches.restype = ctypes.c_uint64
+    library.emulator_rehearse.restype = ctypes.c_uint64
+    if name == "kernels":
+        library.fastloss_row_scratch.restype = ctypes.c_longlong
     library.emulator_last_shape.restype = ctypes.POINTER(ctypes.c_uint64 * 5)
     library.emulator_record.restype = ctypes.c_uint64
     library.emulator_accesses.restype = ctypes.POINTER(ctypes.c_uint64)
@@ -157,12 +162,14 @@ class Problem:
         call.loss = b"cross_entropy" if self.gamma is None else b"softmax_focal_loss"
         call.parameters, call.parameter_count = parameters, len(values)
         call.dtype = DTYPES.index(self.logits.dtype)
-        call.soft = self.soft
         call.rows, call.classes = self.rows, self.logits.shape[1]
         call.inner = self.logits.shape[2] if self.logits.dim() == 3 else 1
         call.ignore_index = IGNORE
         call.logits = matrix(self.logits)
-        call.target = matrix(self.target) if self.soft else Matrix(self.target.data_ptr(), 0, 0)
+        if self.soft:
+            call.soft_target = matrix(self.target)
+        else:
+            call.index_target = pointer(self.target)
         call.weight = pointer(self.weight)
         return call
 
@@ -172,8 +179,9 @@ class Problem:
         """Loss, (rows,) or (), and state (2, rows). Writes the gradient of the reduced loss into `gradient`."""
         a = accumulator(self.logits.dtype)
         row_loss, state = torch.full((self.rows,), NAN, dtype=a), torch.full((2, self.rows), NAN, dtype=a)
-        reduced, scratch = torch.full((), NAN, dtype=a), torch.full((SCRATCH,), NAN, dtype=torch.float64)
-        call = self.call()
+        call, library = self.call(), load("kernels")
+        count = library.fastloss_row_scratch(ctypes.byref(call))
+        reduced, scratch = torch.full((), NAN, dtype=a), torch.full((count,), NAN, dtype=torch.float64)
         call.reduction = reduction
         if gradient is not None:
             call.gradient = matrix(gradient)
@@ -181,8 +189,7 @@ class Problem:
         call.state = pointer(state) if with_state else None
         if reduction != NONE:
             call.reduced_loss, call.scratch = pointer(reduced), pointer(scratch)
-        library = load("kernels")
-        check(library, library.fastloss_row_forward(ctypes.byref(call), ctypes.byref(self.device)))
+        check(library, library.fastloss_row(ctypes.byref(call), ctypes.byref(self.device)))
         return (row_loss if reduction == NONE else reduced), state
 
     def backward(self, loss_gradient: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
@@ -191,7 +198,7 @@ class Problem:
         call.gradient = matrix(gradient)
         call.loss_gradient, call.state = pointer(loss_gradient), pointer(state)
         library = load("kernels")
-        check(library, library.fastloss_row_backward(ctypes.byref(call), ctypes.byref(self.device)))
+        check(library, library.fastloss_row(ctypes.byref(call), ctypes.byref(self.device)))
         return gradient
 
     def fused(self, reduction: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -290,10 +297,25 @@ def same_bits_in_all_schedules(run: Callable[[], tuple[torch.Tensor, ...]]) -> t
     return first
 
 
+class ScaleCall(ctypes.Structure):
+    _fields_ = [
+        ("matrix", Matrix),
+        ("dtype", ctypes.c_int),
+        ("factor_dtype", ctypes.c_int),
+        ("outer", ctypes.c_longlong),
+        ("classes", ctypes.c_longlong),
+        ("inner", ctypes.c_longlong),
+        ("factor", ctypes.c_void_p),
+    ]
+
+
+def scale_call(tensor: torch.Tensor, factor: torch.Tensor) -> ScaleCall:
+    inner = tensor.shape[2] if tensor.dim() == 3 else 1
+    dtypes = (DTYPES.index(tensor.dtype), DTYPES.index(factor.dtype))
+    return ScaleCall(matrix(tensor), *dtypes, tensor.shape[0], tensor.shape[1], inner, factor.data_ptr())
+
+
 def scale(tensor: torch.Tensor, factor: torch.Tensor, device: Device = H100) -> None:
     """tensor *= factor by fastloss_scale."""
-    inner = tensor.shape[2] if tensor.dim() == 3 else 1
     library = load("kernels")
-    sizes = (ctypes.c_longlong(size) for size in (tensor.shape[0], tensor.shape[1], inner))
-    arguments = (DTYPES.index(tensor.dtype), matrix(tensor), *sizes, ctypes.c_void_p(pointer(factor)))
-    check(library, library.fastloss_scale(*arguments, ctypes.byref(device)))
+    check(library, library.fastloss_scale(ctypes.byref(scale_call(tensor, factor)), ctypes.byref(device)))

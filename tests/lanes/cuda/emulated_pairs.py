@@ -1,4 +1,4 @@
-"""The pairs launcher of csrc/cuda on torch CPU tensors, and the formulas in float64."""
+"""The outer launcher of csrc/cuda on torch CPU tensors, and the formulas in float64."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Call(ctypes.Structure):
 @functools.cache
 def library() -> ctypes.CDLL:
     loaded = emulated.load(BUILD)
-    loaded.fastloss_pairs_scratch.restype = ctypes.c_longlong
+    loaded.fastloss_outer_scratch.restype = ctypes.c_longlong
     return loaded
 
 
@@ -59,7 +59,7 @@ def described(tensor: Tensor) -> TensorOfPairs:
 
 @dataclasses.dataclass
 class Problem:
-    """A call of the pairs operator: source (rows, N), target (rows, M), tau (N,) or (rows, N)."""
+    """A call of the outer operator: source (rows, N), target (rows, M), tau (N,) or (rows, N)."""
 
     source: Tensor
     target: Tensor
@@ -90,10 +90,10 @@ class Problem:
         call.losses, call.gradient = losses.data_ptr(), emulated.pointer(gradient)
         for name, value in change.items():
             setattr(call, name, value)
-        count = library().fastloss_pairs_scratch(ctypes.byref(call))
+        count = library().fastloss_outer_scratch(ctypes.byref(call))
         before, scratch, after = torch.full((3 * count,), NAN, dtype=torch.float64).split(count)
         call.scratch = scratch.data_ptr()
-        emulated.check(library(), library().fastloss_pairs(ctypes.byref(call), ctypes.byref(H100)))
+        emulated.check(library(), library().fastloss_outer(ctypes.byref(call), ctypes.byref(H100)))
         assert before.isnan().all(), "written before the scratch"
         assert after.isnan().all(), "written behind the scratch"
         return losses, gradient

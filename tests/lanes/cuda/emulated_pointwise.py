@@ -54,11 +54,21 @@ class Call(ctypes.Structure):
     ]
 
 
+class DescriptionOfLoss(ctypes.Structure):
+    _fields_ = [
+        ("operands", ctypes.c_int),
+        ("parameters", ctypes.c_int),
+        ("metrics", ctypes.c_int),
+        ("kind", ctypes.c_int * MOST_METRICS),
+        ("requirement", ctypes.c_char_p),
+        ("raises_value_error", ctypes.c_int),
+    ]
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     loaded = emulated.load(BUILD)
     loaded.fastloss_pointwise_scratch.restype = ctypes.c_longlong
-    loaded.describe_pointwise.restype = ctypes.c_char_p
     loaded.pointwise_names.restype = ctypes.c_char_p
     return loaded
 
@@ -73,11 +83,10 @@ class Description:
 
 @functools.cache
 def describe(loss: str) -> Description:
-    numbers = (ctypes.c_int * (3 + MOST_METRICS))()
-    requirement = library().describe_pointwise(loss.encode(), numbers)
-    assert numbers[0] > 0, f"no such loss: {loss}"
-    kinds = tuple(numbers[3 : 3 + numbers[2]])
-    return Description(numbers[0], numbers[1], kinds, requirement.decode() if requirement else None)
+    d = DescriptionOfLoss()
+    assert library().fastloss_pointwise_describe(loss.encode(), ctypes.byref(d)), f"no such loss: {loss}"
+    requirement = d.requirement.decode() if d.requirement else None
+    return Description(d.operands, d.parameters, tuple(d.kind[: d.metrics]), requirement)
 
 
 @dataclasses.dataclass

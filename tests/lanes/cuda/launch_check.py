@@ -28,7 +28,7 @@ SCHEMAS = [
     "scale_(Tensor(a!) tensor, Tensor factor) -> ()",
     f"pointwise({POINTWISE}, bool reduce, bool measure, int dtype) -> (Tensor, Tensor, Tensor[])",
     f"pointwise_backward(Tensor upstream, {POINTWISE}) -> Tensor[]",
-    "pairs(Tensor source, Tensor target, Tensor[] operands, Tensor? row_factor, str loss, float[] parameters, "
+    "outer(Tensor source, Tensor target, Tensor[] operands, Tensor? row_factor, str loss, float[] parameters, "
     "float factor, bool reduce, bool wanted) -> (Tensor, Tensor)",
 ]
 PLAIN = [0.0, 0.0, 0.0, 1.0]
@@ -65,8 +65,10 @@ def check_shape(shape: tuple[int, ...], dtype: torch.dtype, soft: bool) -> None:
     copy = logits.clone()
     assert torch.equal(ops.row_forward_backward_(copy, *call, 1), reduced)
     assert torch.equal(copy, gradient)
-    ops.scale_(copy, torch.tensor(2.0, dtype=weight.dtype))
-    assert torch.equal(copy, gradient * 2)
+    for factor in (torch.tensor(2.0, dtype=weight.dtype), torch.tensor(0.5, dtype=torch.float64)):
+        before = copy.clone()
+        ops.scale_(copy, factor)
+        assert torch.equal(copy, before * factor.item())
 
 
 def check_pointwise(x: torch.Tensor, y: torch.Tensor) -> None:

@@ -13,10 +13,17 @@ from lanes.cuda import cuda_build, emulated
 HERE = pathlib.Path(__file__).resolve().parent
 TORCH = pathlib.Path(torch.__file__).parent
 GLUE_FLAGS = [
-    "-std=c++17", "-O1", "-fPIC", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000",
+    "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000",
     "-isystem", str(TORCH / "include"), "-isystem", str(cuda_build.CUDA / "include"), "-Wall", "-Wextra", "-Werror",
 ]  # fmt: skip
 LIBRARIES = ["-Wl,--no-as-needed", f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}", "-ltorch_cpu", "-lc10"]
+
+OPERATORS = ("row", "pointwise", "outer", "scale")
+
+
+def glue_source(name: str, *macros: str) -> cuda_build.Source:
+    return cuda_build.Source(cuda_build.ROOT / f"csrc/operators/{name}.cpp", ("FASTLOSS_DEVICE=cuda", *macros))
+
 
 pytestmark = [
     pytest.mark.lane("CUDA C++, the torch glue"),
@@ -37,7 +44,8 @@ def run_check(*arguments: object) -> str:
 def test_operators_on_emulated_kernels() -> None:
     # -Bsymbolic: the stand-ins, and not torch's own functions of the same name.
     command = ["g++", "-shared", "-Wl,-Bsymbolic", *GLUE_FLAGS, *LIBRARIES]
-    glue = cuda_build.make("launch-on-cpu", command, [HERE / "kernels/launch_on_cpu.cpp"])
+    sources = [glue_source(name, "FASTLOSS_KEY=CPU") for name in OPERATORS]
+    glue = cuda_build.make("launch-on-cpu", command, [*sources, cuda_build.Source(HERE / "kernels/launch_on_cpu.cpp")])
     kernels = [cuda_build.library(name, "plain") for name in ("kernels", "pointwise")]
     output = run_check("CPU", *kernels, glue)
     print(output)
@@ -48,13 +56,10 @@ def test_operators_on_emulated_kernels() -> None:
 @pytest.mark.builds("row", cuda_build.WITH_CLUSTERS)
 @pytest.mark.builds("scale", cuda_build.WITH_CLUSTERS)
 @pytest.mark.builds("pointwise", cuda_build.ALL_AT_ONCE)
-@pytest.mark.builds("pairs", cuda_build.ALL_AT_ONCE)
+@pytest.mark.builds("outer", cuda_build.ALL_AT_ONCE)
 def test_library_for_cuda_registers(tmp_path: pathlib.Path) -> None:
     """Linked as setup.py does it where torch has no CUDA: against a stub with the soname of torch's CUDA library."""
-    glue = [
-        cuda_build.make(name, ["g++", "-c", *GLUE_FLAGS], [cuda_build.ROOT / f"csrc/cuda/{name}.cpp"])
-        for name in ("launch", "launch_pointwise", "launch_pairs")
-    ]
+    glue = [cuda_build.make(f"glue-{name}", ["g++", "-c", *GLUE_FLAGS], [glue_source(name)]) for name in OPERATORS]
     stub, library = tmp_path / "libtorch_cuda.so", tmp_path / "libfastloss_cuda.so"
     source = tmp_path / "stub.c"
     source.write_text("int aoti_torch_get_current_cuda_stream(int device, void** stream) { return 1; }\n")
@@ -64,8 +69,8 @@ def test_library_for_cuda_registers(tmp_path: pathlib.Path) -> None:
         cuda_build.library("scale", cuda_build.WITH_CLUSTERS),
         *glue,
     ]
-    objects += [cuda_build.library(path.stem, cuda_build.ALL_AT_ONCE) for path in cuda_build.POINTWISE]
-    objects.append(cuda_build.library("pairs", cuda_build.ALL_AT_ONCE))
+    objects += [cuda_build.library(name, cuda_build.ALL_AT_ONCE) for name in cuda_build.POINTWISE]
+    objects.append(cuda_build.library("outer", cuda_build.ALL_AT_ONCE))
     static_runtime = [f"-L{cuda_build.CUDA / 'lib64'}", "-lcudart_static", "-lpthread", "-ldl", "-lrt"]
     links = ["-Wl,--no-undefined", *LIBRARIES, f"-L{tmp_path}", "-ltorch_cuda", *static_runtime]
     subprocess.run(["g++", "-shared", *objects, *links, "-o", library], check=True)

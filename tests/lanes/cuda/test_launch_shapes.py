@@ -8,7 +8,7 @@ import pytest
 import torch
 from lanes.cuda import emulated
 from lanes.cuda import emulated_pairs as pairs
-from lanes.cuda.emulated import A100, CLUSTERS, H100, NONE, Device, Problem
+from lanes.cuda.emulated import A100, CLUSTERS, H100, NONE, RTX_4090, Device, Problem
 
 pytestmark = [
     pytest.mark.lane("CUDA C++ on the emulator, rows"),
@@ -53,6 +53,9 @@ BLOCKS = [
     ((1, 57337), torch.bfloat16, H100, False, Shape(2, 512, cluster=2, shared=(28672 + 8) * 2)),
     ((1, 82424), torch.bfloat16, A100, False, Shape(1, 512, shared=164864)),
     ((1, 82425), torch.bfloat16, A100, False, Shape(1, 512)),
+    # 99 KB: a row of 99328 bytes stays, a longer one is read twice.
+    ((1, 49656), torch.bfloat16, RTX_4090, False, Shape(1, 512, shared=99328)),
+    ((1, 49657), torch.bfloat16, RTX_4090, False, Shape(1, 512)),
     # The same with 1536 and 6144 bytes: 4 x 380 numbers, 8 x 1532, and of soft targets beside them 8 x 764.
     ((2, 1520), torch.float32, CLUSTERS, False, Shape(8, 128, cluster=4, shared=1536)),
     ((2, 1521), torch.float32, CLUSTERS, False, Shape(16, 128, cluster=8, shared=(192 + 4) * 4)),

@@ -63,7 +63,7 @@ def kernels_in(log: str) -> list[Kernel]:
 def functors() -> dict[str, tuple[int, int]]:
     """Operands and metrics of the losses in csrc/losses."""
     pattern = r"struct (\w+) : PointwiseLoss<(\d+), \d+(?:, (\d+))?>"
-    headers = (cuda_build.ROOT / "csrc/losses").glob("*.h")
+    headers = (cuda_build.ROOT / "csrc/losses").rglob("*.h")
     found = (match for header in headers for match in re.finditer(pattern, header.read_text()))
     return {match[1]: (int(match[2]), int(match[3] or 0)) for match in found}
 
@@ -80,7 +80,7 @@ def pointwise_blocks(name: str) -> int:
 
 
 def register_budget(name: str) -> int:
-    """So many registers that the threads which a processor is to hold have room: see row_team.cuh."""
+    """So many registers that the threads which a processor is to hold have room: see row/team.cuh."""
     if "double" in name and name.startswith("row_"):
         return 255
     if name.startswith("row_"):
@@ -110,7 +110,7 @@ def test_registers_and_shared_memory(source: str, architectures: str) -> None:
     assert min(counts.values()) >= {"row": 45, "scale": 4}[source]
     assert [k for k in kernels if k.spilled or k.stack] == []
     assert [k for k in kernels if k.registers > register_budget(k.name)] == []
-    # plan_block leaves 1 KiB for a block's static arrays; the others may have the 48 KiB that need no opting in.
+    # block_shape leaves 1 KiB for a block's static arrays; the others may have the 48 KiB that need no opting in.
     assert [k for k in kernels if k.shared > (1024 if "row_forward" in k.name else 48 * 1024)] == []
 
 
@@ -146,10 +146,7 @@ def test_rows_move_in_16_byte_accesses(architectures: str) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    [
-        pytest.param(path.stem, marks=pytest.mark.builds(path.stem, cuda_build.ALL_AT_ONCE))
-        for path in cuda_build.POINTWISE
-    ],
+    [pytest.param(name, marks=pytest.mark.builds(name, cuda_build.ALL_AT_ONCE)) for name in cuda_build.POINTWISE],
 )
 def test_pointwise_kernels(source: str) -> None:
     """Registers and accesses of the pointwise kernels, a family of losses at a time."""
@@ -173,15 +170,15 @@ def test_pointwise_kernels(source: str) -> None:
             assert body.count("st.global.v4.u32") >= 2, name
 
 
-@pytest.mark.builds("pairs", cuda_build.ALL_AT_ONCE)
-def test_pairs_kernels() -> None:
+@pytest.mark.builds("outer", cuda_build.ALL_AT_ONCE)
+def test_outer_kernels() -> None:
     """A block of 128 threads is nothing but arithmetic: eight of them on a processor hide its latency."""
-    kernels = kernels_in(cuda_build.library("pairs", cuda_build.ALL_AT_ONCE).with_suffix(".log").read_text())
+    kernels = kernels_in(cuda_build.library("outer", cuda_build.ALL_AT_ONCE).with_suffix(".log").read_text())
     for kernel in kernels:
         print(
             f"sm_{kernel.architecture} {kernel.registers:4d} registers {kernel.shared:6d} bytes shared  {kernel.name}"
         )
     assert {k.architecture for k in kernels} == set(cuda_build.ARCHITECTURES)
-    assert sum(k.name.startswith("pairs_kernel") for k in kernels) == 4 * len(cuda_build.ARCHITECTURES)
+    assert sum(k.name.startswith("outer_kernel") for k in kernels) == 4 * len(cuda_build.ARCHITECTURES)
     assert [k for k in kernels if k.spilled or k.stack] == []
     assert [k for k in kernels if k.registers > REGISTERS_PER_PROCESSOR // (8 * 128)] == []

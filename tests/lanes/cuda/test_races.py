@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from lanes.cuda import emulated
-from lanes.cuda.emulated import H100, IGNORE, MEAN, NONE, TWO_READS, Device, Problem
+from lanes.cuda.emulated import GRID, H100, IGNORE, MEAN, NONE, TWO_READS, Device, Problem
 
 pytestmark = [
     pytest.mark.lane("CUDA C++ on the emulator, rows"),
@@ -13,7 +13,7 @@ pytestmark = [
     emulated.needed,
 ]
 # Room for 3 KB of a row in a block: 1100 floats are for 2 blocks, with a soft target for 4. A thread takes 1.2 MB.
-SMALL_CLUSTERS = Device(90, 4, 8192, 2 * (2048 + 3072), None)
+SMALL_CLUSTERS = Device(90, 4, 8192, 2 * (2048 + 3072), GRID, None)
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["index", "soft"])

@@ -6,19 +6,33 @@ import dataclasses
 import functools
 import mmap
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from lanes.cuda import emulated
-from lanes.cuda.emulated import A100, CLUSTERS, DTYPES, H100, IGNORE, MEAN, NONE, SUM, TWO_READS, Device, Problem
+from lanes.cuda.emulated import (
+    A100,
+    CLUSTERS,
+    DTYPES,
+    H100,
+    IGNORE,
+    MEAN,
+    NONE,
+    RTX_4090,
+    SUM,
+    TWO_READS,
+    Device,
+    Problem,
+)
 
 pytestmark = [
     pytest.mark.lane("CUDA C++ on the emulator, rows"),
     pytest.mark.builds("kernels", emulated.LANE),
     emulated.needed,
 ]
-DEVICES = {"H100": H100, "A100": A100, "clusters": CLUSTERS, "two_reads": TWO_READS}
+DEVICES = {"H100": H100, "A100": A100, "RTX_4090": RTX_4090, "clusters": CLUSTERS, "two_reads": TWO_READS}
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "smoothing": {"smoothing": 0.1},
@@ -135,7 +149,7 @@ def test_class_axis_last_in_memory() -> None:
     check(problem((5, 1, 6), torch.float32))
 
 
-@pytest.mark.parametrize("device", ["H100", "A100"])
+@pytest.mark.parametrize("device", ["H100", "A100", "RTX_4090"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_vocabulary(dtype: torch.dtype, device: str) -> None:
     check(problem((1, 50257), dtype, device=DEVICES[device], ignore=False))
@@ -275,7 +289,7 @@ def test_unknown_calls_are_refused(field: str, value: object) -> None:
     setattr(call, field, value)
     library = emulated.load("kernels")
     launches = library.emulator_launches()
-    assert library.fastloss_row_forward(emulated.ctypes.byref(call), emulated.ctypes.byref(p.device)) < 0
+    assert library.fastloss_row(emulated.ctypes.byref(call), emulated.ctypes.byref(p.device)) < 0
     assert library.emulator_launches() == launches
 
 
@@ -296,10 +310,94 @@ def test_scale(shape: tuple[int, ...], offset: int, padding: int, dtype: torch.d
         assert storage[surroundings].isnan().all()  # what placed() put around the tensor
 
 
-def test_scale_refuses_an_unknown_dtype() -> None:
-    x, library = torch.ones(2, 5), emulated.load("kernels")
-    factor, sizes = torch.tensor(2.0), (emulated.ctypes.c_longlong(size) for size in (2, 5, 1))
-    pointer = emulated.ctypes.c_void_p(factor.data_ptr())
+@pytest.mark.parametrize("factor_dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scale_by_a_factor_of_another_dtype(dtype: torch.dtype, factor_dtype: torch.dtype) -> None:
+    """The upstream gradient of a float64 loss is float64, beside gradients of float32 operands."""
+    x = problem((3, 100), dtype).logits
+    expected = (x.to(emulated.accumulator(dtype)) * 0.375).to(dtype)
+    emulated.scale(x, torch.tensor(0.375, dtype=factor_dtype))
+    assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize("field", ["dtype", "factor_dtype"])
+def test_scale_refuses_an_unknown_dtype(field: str) -> None:
+    library, x, factor = emulated.load("kernels"), torch.ones(2, 5), torch.tensor(2.0)
+    call = emulated.scale_call(x, factor)
+    setattr(call, field, 9)
     launches = library.emulator_launches()
-    assert library.fastloss_scale(9, emulated.matrix(x), *sizes, pointer, emulated.ctypes.byref(H100)) < 0
+    assert library.fastloss_scale(emulated.ctypes.byref(call), emulated.ctypes.byref(H100)) < 0
     assert library.emulator_launches() == launches
+
+
+# ---- more than a launch can do
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("shape", "lesser"), [((70, 33), H100), ((5, 1500), H100), ((5, 1500), CLUSTERS), ((3, 20, 37), H100)]
+)
+def test_several_launches_of_rows(shape: tuple[int, ...], lesser: Device, grid: int) -> None:
+    """What 2^31 blocks need, with a smaller grid: the same bits."""
+    whole = problem(shape, torch.float32, "smoothing", lesser)
+    blocks = grid * 4 if lesser is CLUSTERS else grid
+    fields = {name: getattr(lesser, name) for name, _ in Device._fields_} | {"grid_blocks": blocks}
+    parts = dataclasses.replace(whole, device=Device(**fields))
+    library = emulated.load("kernels")
+
+    def launches(p: Problem) -> int:
+        before = library.emulator_launches()
+        p.fused(MEAN)
+        return library.emulator_launches() - before
+
+    assert launches(parts) > launches(whole)
+    loss, state = parts.forward(NONE, with_state=True)
+    assert torch.equal(loss, whole.forward(NONE)[0])
+    assert torch.equal(parts.fused(MEAN)[1], whole.fused(MEAN)[1])
+    upstream = torch.rand(whole.rows, generator=torch.Generator().manual_seed(grid))
+    assert torch.equal(parts.backward(upstream, state), whole.backward(upstream, state))
+
+
+@pytest.mark.parametrize("rows", [2**31 + 3, 2**32 + 5])
+@pytest.mark.parametrize(
+    ("classes", "inner", "device", "per_block"), [(2000, 1, H100, 1), (2000, 1, CLUSTERS, 1 / 8), (5, 7, H100, 32)]
+)
+def test_more_rows_than_a_grid_has_blocks(
+    rows: int, classes: int, inner: int, device: Device, per_block: float
+) -> None:
+    """Each row has a block, or a share of one: nothing runs, the launches are counted."""
+    rows *= inner if inner > 1 else 1
+    rows = rows * 32 if inner > 1 else rows
+    p = problem((2, classes, inner) if inner > 1 else (2, classes), torch.float32, device=device, ignore=False)
+    call, gradient, library = p.call(), torch.empty_like(p.logits), emulated.load("kernels")
+    losses = torch.empty(2 * inner)
+    call.rows, call.gradient, call.row_loss = rows, emulated.matrix(gradient), losses.data_ptr()
+    library.emulator_rehearse(1)
+    try:
+        status = library.fastloss_row(emulated.ctypes.byref(call), emulated.ctypes.byref(device))
+    finally:
+        blocks = library.emulator_rehearse(0)
+    emulated.check(library, status)
+    assert blocks == -(-rows // per_block)
+
+
+# ---- a slice of a GPU
+
+
+@pytest.fixture
+def without_clusters() -> Iterator[None]:
+    library = emulated.load("kernels")
+    library.emulator_set_largest_cluster(1)
+    yield
+    library.emulator_set_largest_cluster(8)
+
+
+@pytest.mark.usefixtures("without_clusters")
+@pytest.mark.parametrize("options", ["plain", "soft_everything"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_are_read_twice_where_no_cluster_runs(dtype: torch.dtype, options: str) -> None:
+    p = problem((4, 2051), dtype, options, CLUSTERS, offset=1, padding=3)
+    library = emulated.load("kernels")
+    p.fused(NONE)
+    assert library.emulator_last_shape().contents[3] == 1
+    check(p)

@@ -17,7 +17,7 @@ from tools.gpu.process import Deadline, Job, run_job, run_limited
 from tools.gpu.results import Results
 
 pytestmark = pytest.mark.lane("make gpu: its parts that need no GPU")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_a_journal_knows_what_was_cut_short(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_broadcasting(shapes, dtype):
 
 
 def test_merging_keeps_every_address():
-    """The Python of csrc/iteration.h: the same tuples of addresses, in any order, from no more dimensions."""
+    """The Python of csrc/layout.h: the same tuples of addresses, in any order, from no more dimensions."""
     chance = random.Random(4)
     for _ in range(300):
         dims = chance.randint(0, 5)

@@ -121,7 +121,7 @@ def calls() -> dict[str, fastloss.skeletons.pointwise.PointwiseCall]:
             warnings.simplefilter("ignore")
             patch.setattr(fastloss.skeletons.pointwise, "SMALL_ON_CPU", 0)
             _, call = case.loss.plan((), {**made, **leaves, **case.options})
-        found.setdefault(call.operands.loss, call)
+        found.setdefault(call.plan.problem.loss, call)
     return found
 
 
@@ -130,20 +130,20 @@ def calls() -> dict[str, fastloss.skeletons.pointwise.PointwiseCall]:
 def test_every_loss(name):
     """Forward and all gradients of bf16, with the metrics that there are, under a mask."""
     call = calls_made[name]
-    how = call.operands
-    operands = [torch.empty(EVEN, dtype=BF16) for _ in call.tensors]
+    how = call.plan.problem
+    operands = [torch.empty(EVEN, dtype=BF16) for _ in how.names]
     described = pointwise.declared(name)
     with compiling(CHIP) as compiled:
         pointwise.pointwise(
             operands, torch.empty(EVEN, dtype=torch.bool), None, name, how.constants, how.parameters, how.present,
-            how.wanted, True, 0.5, True, bool(described.metrics), 0,
+            how.wanted_operands, True, 0.5, True, bool(described.metrics), 0,
         )  # fmt: skip
     kernel, finish = compiled
     gate(kernel, 12)
     gate(finish, 16)
     assert kernel.traps == (described.requirement is not None)
     assert kernel.loads[128] > 0  # not one an operand: a loss may not use all
-    assert kernel.stores[128] >= how.wanted.bit_count()
+    assert kernel.stores[128] >= how.wanted_operands.bit_count()
     assert narrow(kernel.loads) <= 1  # the mask
 
 

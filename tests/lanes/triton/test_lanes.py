@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from lanes.triton import processes
+from lanes.triton.laws import PAIRS_LAWS, PAIRWISE_PATHS, POINTWISE_LAWS
 
 CHIPS = ("sm_80", "sm_90", "sm_100", "gfx942")
 COMPILED = {
@@ -16,17 +17,6 @@ COMPILED = {
     "outer": ("lane_outer_compile", (), ("sm_90", "gfx942")),  # one of each vendor: it is arithmetic alone
     "similarity": ("lane_similarity_compile", (), CHIPS),
 }
-# What the lanes have not tested themselves; the rest of the laws takes minutes in the interpreter.
-POINTWISE_LAWS = "triton and (test_terms or broadcasting)"
-PAIRS_LAWS = (
-    "triton and ((agree and (two or shared)) or special or mixed or (sizes and not 1025 and not 1030 and not 70-2) or "
-    "(two and (not_there or layouts)))"
-)
-# One case of each path of the launchers; the whole table takes minutes.
-PAIRWISE_PATHS = (
-    "triton and (kernels_agree and (labels or queue or supcon_loss-triton or siglip or clip_loss-triton or "
-    "(decoupled and not target and not supcon)) or layouts and (clip_loss or info_nce))"
-)
 # file, options of pytest, about so many seconds
 INTERPRETED = {
     "laws of the pointwise losses": ("../../test_pointwise", ("-k", POINTWISE_LAWS, "-W", "ignore"), 60),

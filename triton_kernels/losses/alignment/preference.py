@@ -1,4 +1,4 @@
-"""Preference losses of alignment; csrc/losses/preference.h has the reasons.
+"""Preference losses of alignment; csrc/losses/alignment/preference.h has the reasons.
 
 The types of a loss differ by a function of the margin or of both rewards, which the loss takes as a constexpr.
 """

@@ -1,4 +1,4 @@
-"""Losses of rewards and of their penalty; csrc/losses/preference.h has the reasons."""
+"""Losses of rewards and of their penalty; csrc/losses/alignment/reward.h has the reasons."""
 
 from __future__ import annotations
 

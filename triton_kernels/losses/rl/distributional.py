@@ -1,4 +1,4 @@
-"""Losses over all pairs of a row's quantiles; csrc/losses/pairs.h has the reasons."""
+"""Losses over all pairs of a row's quantiles; csrc/losses/rl/distributional.h has the reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policy losses of reinforcement learning; csrc/losses/policy.h has the reasons."""
+"""Policy losses of reinforcement learning; csrc/losses/rl/policy.h has the reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Value losses of reinforcement learning; csrc/losses/policy.h has the reasons."""
+"""Value losses of reinforcement learning; csrc/losses/rl/value.h has the reasons."""
 
 from __future__ import annotations
 

@@ -185,6 +185,7 @@ namespace emulator __attribute__((visibility("hidden"))) {
     s.error.clear();
     s.kernel = kernel_name(function);
     ++s.launches;
+    s.blocks += uint64_t(grid.x) * grid.y * grid.z;
     const uint64_t shape[] = {grid.x, block.x, block.y, cluster, shared_bytes};
     std::copy(std::begin(shape), std::end(shape), s.last_shape);
     if (const char* reason = refuse(grid, block, cluster, shared_bytes)) {
@@ -192,6 +193,7 @@ namespace emulator __attribute__((visibility("hidden"))) {
                           grid.x, grid.y, grid.z, block.x, block.y, block.z, cluster, shared_bytes, reason);
       return 1;
     }
+    if (s.rehearsing) return 0;
 #ifdef __SANITIZE_ADDRESS__
     __asan_set_error_report_callback(name_the_thread);
 #endif
@@ -226,6 +228,9 @@ namespace emulator __attribute__((visibility("hidden"))) {
     return s.last_error.empty() ? 0 : 1;
   }
 
+  // Does the device have as many processors side by side?
+  inline bool cluster_fits(unsigned cluster) { return cluster <= state().largest_cluster; }
+
   template <class... Parameters, class... Arguments>
   int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, unsigned cluster, size_t shared_bytes,
              Arguments... arguments) {
@@ -239,6 +244,16 @@ namespace emulator __attribute__((visibility("hidden"))) {
 extern "C" {
 #define EMULATOR_API __attribute__((visibility("default"), used)) inline
 EMULATOR_API const char* emulator_last_error() { return emulator::state().last_error.c_str(); }
+// From now on launches are checked and counted, and not run; or run again. Returns the blocks launched since the last
+// call.
+EMULATOR_API uint64_t emulator_rehearse(int on) {
+  emulator::State& s = emulator::state();
+  s.rehearsing = on != 0;
+  const uint64_t blocks = s.blocks;
+  s.blocks = 0;
+  return blocks;
+}
+EMULATOR_API void emulator_set_largest_cluster(unsigned blocks) { emulator::state().largest_cluster = blocks; }
 EMULATOR_API uint64_t emulator_launches() { return emulator::state().launches; }
 EMULATOR_API const uint64_t* emulator_last_shape() { return emulator::state().last_shape; }
 // Begins anew, or ends, to record the 16-byte accesses of all threads; the latter returns how many ends there are.

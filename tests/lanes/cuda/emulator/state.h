@@ -151,6 +151,9 @@ namespace emulator __attribute__((visibility("hidden"))) {
     std::string last_error;
     uint64_t launches = 0;
     uint64_t last_shape[5] = {};  // blocks, threads along x and y, blocks of a cluster, bytes of shared memory
+    uint64_t blocks = 0;          // of all launches
+    bool rehearsing = false;      // launches are checked and counted only
+    unsigned largest_cluster = kMaxClusterBlocks;
     bool recording = false;
     std::vector<Access> accesses;
 

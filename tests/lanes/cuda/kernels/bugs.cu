@@ -2,7 +2,7 @@
 // notice. Each writes `output`, n floats; `input` holds 0, 1, 2 ...
 #include <cstring>
 
-#include "../../../csrc/cuda/gpu.h"
+#include "../../../../csrc/cuda/gpu.h"
 
 namespace fastloss {
 

@@ -1,5 +1,5 @@
 // The functors of the pointwise losses one element at a time, for the tests' reference: no walk, no weights, no sums.
-#include "../../../csrc/losses/pointwise.h"
+#include "../../../../csrc/losses/all.h"
 
 namespace fastloss {
 namespace {
@@ -28,27 +28,11 @@ void evaluate(const void* operands, const double* parameters, long long count, v
 }  // namespace fastloss
 
 #define NAME(name, Functor) #name " "
+#define NAMES(family) FASTLOSS_POINTWISE_##family(NAME)
 
 extern "C" {
 
-const char* pointwise_names() {
-  return FASTLOSS_REGRESSION_LOSSES(NAME) FASTLOSS_BINARY_LOSSES(NAME) FASTLOSS_LIKELIHOOD_LOSSES(NAME)
-      FASTLOSS_POLICY_LOSSES(NAME) FASTLOSS_PREFERENCE_LOSSES(NAME);
-}
-
-// numbers: operands, parameters, metrics, then the kind of each metric. Returns the requirement, or null.
-const char* describe_pointwise(const char* loss, int* numbers) {
-  const char* requirement = nullptr;
-  fastloss::visit_pointwise_loss(loss, [&](auto tag) {
-    using F = typename decltype(tag)::template with<float>;
-    numbers[0] = F::operands;
-    numbers[1] = F::parameters;
-    numbers[2] = F::metrics;
-    for (int m = 0; m < F::metrics; ++m) numbers[3 + m] = int(F::metric_kind(m));
-    requirement = F::requirement;
-  });
-  return requirement;
-}
+const char* pointwise_names() { return FASTLOSS_POINTWISE_FAMILIES(NAMES); }
 
 void evaluate_pointwise(const char* loss, int in_double, const void* operands, const double* parameters,
                         long long count, void* losses, void* derivatives, void* metrics, bool* inside) {

@@ -1,6 +1,6 @@
 // What the emulator's primitives must do, by the CUDA programming guide. Every thread writes one int: 0, or the source
 // line of the first check that failed. Also a kernel file like any other: nvcc compiles it.
-#include "../../../csrc/cuda/gpu.h"
+#include "../../../../csrc/cuda/gpu.h"
 
 #define EXPECT(condition)                               \
   do {                                                  \

@@ -1,0 +1,139 @@
+// Who works on a row of unit class stride: some lanes of a warp, a block, or a cluster of blocks. Every team offers
+//
+//   row               the row
+//   rank, ranks       which slice of the row this thread's block works on, of how many
+//   thread, threads   this thread's place among those of the slice
+//   slot              place of the slice in the block's shared memory
+//   reports()         true in one thread of the row
+//   join(units, s)    the statistics of the row, the same bits in every thread of it; also a barrier for the shared
+//                     memory of the slice
+//   leave()           comes before the end of the kernel if join() has been called
+#pragma once
+#include "math.cuh"
+
+namespace fastloss {
+
+class LanesTeam;
+class BlockTeam;
+class ClusterTeam;
+
+// Launch bounds. Without a dense target 64 registers are enough for everything, so 1024 threads stay on a processor;
+// with one they spilled (up to 300 bytes), and 768 threads have 85 each. Double needs two for a number and is not about
+// speed.
+template <class Team, bool kDense>
+constexpr int kMaxThreads = kDense || std::is_same<Team, LanesTeam>::value ? 256 : 512;
+template <class Team, class T, bool kDense>
+constexpr int kResidentBlocks = sizeof(T) == 8                     ? 1
+                                : kMaxThreads<Team, kDense> == 256 ? 3
+                                                                   : 2;
+
+template <bool kDense, class Units, class A>
+GPU_INLINE Statistics<A> join_block(const Units& units, Statistics<A> s) {
+  SHARED(of_warp, Statistics<A>[16]);  // of at most 512 threads; used once in a kernel, so one barrier is enough
+  const int lane = int(threadIdx.x & 31), warp = int(threadIdx.x >> 5), warps = int(blockDim.x >> 5);
+  s = join_lanes<kDense>(units, s, 32, 0xffffffffu);
+  if (lane == 0) of_warp[warp] = s;
+  __syncthreads();
+  s = lane < warps ? of_warp[lane] : no_statistics<A>();
+  return join_lanes<kDense>(units, s, 32, 0xffffffffu);
+}
+
+// A power of two lanes of a warp. The other teams of the warp may work on rows that are not counted, so every
+// collective names the lanes of this one.
+class LanesTeam {
+ public:
+  template <class Job>
+  GPU_INLINE explicit LanesTeam(const Job& job)
+      : thread(int(threadIdx.x) & (job.lanes - 1)),
+        threads(job.lanes),
+        slot(int(threadIdx.x) / job.lanes),
+        row_(job.first_row + (long long)blockIdx.x * (int(blockDim.x) / job.lanes) + slot),
+        mask_((0xffffffffu >> (32 - job.lanes)) << (threadIdx.x & 31u & ~(unsigned(job.lanes) - 1u))) {}
+
+  const int thread, threads, slot;
+  static constexpr int rank = 0, ranks = 1;
+
+  GPU_INLINE long long row() const { return row_; }
+
+  GPU_INLINE bool reports() const { return thread == 0; }
+  template <bool kDense, class Units, class A>
+  GPU_INLINE Statistics<A> join(const Units& units, const Statistics<A>& s) const {
+    __syncwarp(mask_);
+    return join_lanes<kDense>(units, s, threads, mask_);
+  }
+  GPU_INLINE void leave() const {}
+
+ private:
+  const long long row_;
+  const unsigned mask_;
+};
+
+class BlockTeam {
+ public:
+  template <class Job>
+  GPU_INLINE explicit BlockTeam(const Job& job)
+      : thread(int(threadIdx.x)), threads(int(blockDim.x)), first_row_(job.first_row) {}
+
+  const int thread, threads;
+  static constexpr int slot = 0, rank = 0, ranks = 1;
+
+  // Computed anew at every use: kept across the passes over the row, it was spilled on sm_80.
+  GPU_INLINE long long row() const { return first_row_ + block_number(); }
+  GPU_INLINE bool reports() const { return thread == 0; }
+  template <bool kDense, class Units, class A>
+  GPU_INLINE Statistics<A> join(const Units& units, const Statistics<A>& s) const {
+    return join_block<kDense>(units, s);
+  }
+  GPU_INLINE void leave() const {}
+
+ private:
+  const long long& first_row_;
+};
+
+#if GPU_ARCH >= 900
+class ClusterTeam {
+ public:
+  template <class Job>
+  GPU_INLINE explicit ClusterTeam(const Job& job)
+      : thread(int(threadIdx.x)),
+        threads(int(blockDim.x)),
+        rank(int(cluster_.rank())),
+        ranks(int(cluster_.size())),
+        row_(job.first_row + (long long)(blockIdx.x / unsigned(ranks))) {}
+
+  static constexpr int slot = 0;
+
+ private:
+  Cluster cluster_;
+
+ public:
+  const int thread, threads, rank, ranks;
+
+ private:
+  const long long row_;
+
+ public:
+  GPU_INLINE long long row() const { return row_; }
+
+  GPU_INLINE bool reports() const { return thread == 0 && rank == 0; }
+
+  // Every warp reads the sums of all blocks for itself, so that one barrier of the cluster is enough.
+  template <bool kDense, class Units, class A>
+  GPU_INLINE Statistics<A> join(const Units& units, Statistics<A> s) const {
+    SHARED(of_block, Statistics<A>);
+    s = join_block<kDense>(units, s);
+    if (thread == 0) of_block = s;
+    cluster_.arrive();
+    cluster_.wait();
+    const int lane = thread & 31;
+    s = lane < ranks ? *cluster_.peer(&of_block, unsigned(lane)) : no_statistics<A>();
+    s = join_lanes<kDense>(units, s, 32, 0xffffffffu);
+    cluster_.arrive();  // this thread has read its peers; the gradient is written before it waits in leave()
+    return s;
+  }
+  // A block must not end, and free its shared memory, before its peers have read it.
+  GPU_INLINE void leave() const { cluster_.wait(); }
+};
+#endif
+
+}  // namespace fastloss

@@ -1,0 +1,50 @@
+// One call of a row operator, as the torch glue (csrc/operators/row.cpp) hands it to the kernels of a device: plain C,
+// so that the emulator's tests write it, too. "A" is float64 for float64 logits and float32 otherwise.
+#pragma once
+#include "../dtypes.h"
+
+namespace fastloss {
+
+// Element (n, c, d) of an (N, C, D) tensor is at data[n * outer + c * step + d]; (rows, C) is (N, C, 1) with step 1.
+// Null: there is none.
+struct RowMatrix {
+  void* data;
+  int64_t outer, step;
+};
+
+// Row r of the N * D rows is n = r / D, d = r % D.
+struct RowProblem {
+  const char* loss;          // name of the functor, as in Python
+  const double* parameters;  // its hyper-parameters
+  int parameter_count;
+  DType dtype;
+  Reduction reduction;
+  int64_t rows, classes, inner;  // N * D, C, D
+  int64_t ignore_index;
+  RowMatrix logits;
+  RowMatrix soft_target;        // of the logits' shape and dtype, or null: the targets are indices
+  RowMatrix gradient;           // null: not wanted. May be the logits themselves.
+  const int64_t* index_target;  // (rows,)
+  const void* weight;           // (C,) of A, or null: all 1
+  const void* loss_gradient;    // (rows,) of A: this is a backward pass, which reads the state; null: a forward pass
+  void* state;                  // (2, rows) of A: max z and log sum exp(z - max); forward may have null
+  void* row_loss;               // (rows,) of A; forward only
+  void* reduced_loss;           // () of A, unless the reduction is none
+  double* scratch;              // (fastloss_row_scratch(problem),), unless the reduction is none
+};
+
+struct RowDescription {
+  int parameters;
+  bool modulated;
+};
+
+struct Device;  // what the kernels are told of where they run: csrc/cpu/simd/isa.h, csrc/cuda/gpu.h
+
+}  // namespace fastloss
+
+extern "C" {
+long long fastloss_row_scratch(const fastloss::RowProblem* problem);
+
+// Losses, and the gradient of the reduced loss if it is wanted; or the gradient from the state of an earlier forward.
+int fastloss_row(const fastloss::RowProblem* problem, fastloss::Device* device);
+}

@@ -1,0 +1,83 @@
+"""Pages and comments name files that exist, and the generated pages are what their generators write now."""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = (".ci", "bench", "csrc", "docs", "examples", "fastloss", "tests", "tools", "triton_kernels")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SOURCES = sorted(
+    file
+    for folder in ("csrc", "triton_kernels", "fastloss", "tools")
+    for file in (ROOT / folder).rglob("*")
+    if file.suffix in (".h", ".cpp", ".cu", ".cuh", ".py")
+)
+# A name with one of our suffixes, alone or in folders; or something in one of our folders. `*` stands for any name, and
+# so do F, a family, and S, a skeleton.
+FILE = re.compile(r"(?<![\w/.*:<>{$-])([\w*.-]+/)*[\w*-]+\.(?:py|h|cpp|cuh?|md)\b(?![\w/*<({])")
+INSIDE = re.compile(
+    r"(?<![\w/.*:<>{$-])(?:csrc|docs|bench|tests|tools|triton_kernels|examples)/[\w*./-]*[\w*](?![\w/*<({])"
+)
+
+
+def known_paths() -> set[str]:
+    """Every file and folder of the checkout, and what ends a path to it: `cpu/row.cpp` is csrc/cpu/row.cpp."""
+    files = [ROOT / name for name in ("README.md", "CHANGELOG.md", "setup.py", "pyproject.toml", "Makefile")]
+    for folder in FOLDERS:
+        files += [file for file in (ROOT / folder).rglob("*") if "__pycache__" not in file.parts]
+        files.append(ROOT / folder)
+    endings = set()
+    for file in files:
+        parts = file.relative_to(ROOT).parts
+        endings |= {"/".join(parts[first:]) for first in range(len(parts))}
+    return endings
+
+
+KNOWN = known_paths() | {"topics.py"}  # of Python's pydoc_data, which the demo reads
+
+
+def dangling(text: str) -> list[str]:
+    """The paths in the text that lead nowhere."""
+    mentioned = {match.group().rstrip("./") for pattern in (FILE, INSIDE) for match in pattern.finditer(text)}
+
+    def exists(path: str) -> bool:
+        any_name = re.sub(r"(?<![a-zA-Z])[FS](?![a-zA-Z])", "*", path)
+        if "*" not in any_name:
+            return path in KNOWN
+        pattern = re.compile(re.escape(any_name).replace(r"\*", "[^/]*"))
+        return any(pattern.fullmatch(known) for known in KNOWN)
+
+    return sorted(path for path in mentioned if not exists(path))
+
+
+def prose(file: Path) -> str:
+    """A page without its blocks of code; of a source its comments and strings, docstrings among them."""
+    text = file.read_text()
+    if file.suffix == ".md":
+        return re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    if file.suffix != ".py":
+        return "\n".join(re.findall(r"//.*", text))
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return "\n".join(token.string for token in tokens if token.type in (tokenize.COMMENT, tokenize.STRING))
+
+
+def test_a_path_that_leads_nowhere_is_seen() -> None:
+    text = "csrc/nowhere.h, `fastloss/nothing.py` and docs/design.md, csrc/losses/*.h, no_such_file.cuh; csrc/neverland"
+    assert dangling(text) == ["csrc/neverland", "csrc/nowhere.h", "fastloss/nothing.py", "no_such_file.cuh"]
+
+
+@pytest.mark.parametrize("file", [*PAGES, *SOURCES], ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_path_in_prose_exists(file: Path) -> None:
+    assert dangling(prose(file)) == []
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_link_leads_somewhere(file: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", prose(file))
+    assert [link for link in links if not (file.parent / link).exists()] == []
