@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
+from fastloss.core import backends
+from fastloss.core.backends import NAMESPACES
 from fastloss.operators import outer, pointwise, row, similarity
 from fastloss.tiles import similarity as similarity_tiles
 
-NAMESPACES = ("fastloss", "fastloss_triton")
 _SKELETONS = {
     "row": row,
     "pointwise": pointwise,
@@ -90,9 +91,10 @@ def _triton_launcher(module: str, name: str) -> Any:
     return launch
 
 
-UNAVAILABLE: dict[str, str | None] = {
-    "cpu": _load("_cpu"),
-    "cuda": _load("_cuda") if torch.version.cuda else "this torch is built without CUDA",
-    "triton": _load_triton(),
-}
-"""Why a backend cannot be used in this process whatever the tensors; None: it can."""
+backends.settle(
+    {
+        "cpu": _load("_cpu"),
+        "cuda": _load("_cuda") if torch.version.cuda else "this torch is built without CUDA",
+        "triton": _load_triton(),
+    }
+)

@@ -25,10 +25,10 @@ from fastloss.core.arguments import (
     wraps,
 )
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
+from fastloss.core.backends import NAMESPACES
 from fastloss.core.memo import Run
 from fastloss.core.reductions import AGGREGATIONS, check_fit, weights
 from fastloss.core.registry import LOSSES
-from fastloss.operators import NAMESPACES
 from fastloss.operators.pointwise import MAX_DIMENSIONS, METRICS, broadcast_shape
 
 _SMALL = f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours"

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from fastloss.operators.row import NONE, SUM
-from fastloss.skeletons.comparisons import row_dots
 
 # A tile has to stay in the cache between the products that write it, the loss that rewrites it, and the two products
 # that read it; a block of few rows makes slow products.
@@ -29,6 +28,11 @@ KEPT_BYTES = 64 << 20
 _CACHE_LINE = 64  # bytes
 
 Result = tuple[Tensor, list[Tensor]]
+
+
+def row_dots(a: Tensor, b: Tensor) -> Tensor:
+    """(N, D), (N, D) -> (N,); unlike torch.linalg.vecdot without a temporary of N x D."""
+    return torch.bmm(a[:, None, :], b[:, :, None])[:, 0, 0]
 
 
 def _stride(columns: int, like: Tensor) -> int:
