@@ -49,7 +49,11 @@ def _define(namespace: str) -> torch.library.Library:
 
 _LIBRARIES = [_define(namespace) for namespace in NAMESPACES]  # alive as long as the module
 # compositions of the row and pointwise operators with torch's matrix products
-similarity_tiles.register(_LIBRARIES[NAMESPACES.index("fastloss")])
+similarity_tiles.register(
+    _LIBRARIES[NAMESPACES.index("fastloss")],
+    {**similarity_tiles.OPERATORS, **similarity_tiles.SEARCHES},
+    ("CPU", "CUDA"),
+)
 
 
 def _load(name: str) -> str | None:
@@ -77,7 +81,10 @@ def _load_triton() -> str | None:
         return "triton is not installed; `pip install triton`"
     library = _LIBRARIES[NAMESPACES.index("fastloss_triton")]
     keys = ["CUDA", "XPU"] + (["CPU"] if os.environ.get("TRITON_INTERPRET") == "1" else [])
+    similarity_tiles.register(library, similarity_tiles.SEARCHES, keys)
     launchers = {name: skeleton for skeleton, operators in _SKELETONS.items() for name in operators.SCHEMAS}
+    for name in similarity_tiles.SEARCHES:
+        del launchers[name]
     for name, module in {**launchers, _SCALE: "scale"}.items():
         for key in keys:
             library.impl(name, _triton_launcher(module, name), key)

@@ -12,7 +12,7 @@ takes the gradients: 4 N M D. Tiles of the first visit are kept up to KEPT_BYTES
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -413,9 +413,13 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "similarity_softmax": similarity_softmax,
     "similarity_two_way": similarity_two_way,
     "similarity_sigmoid": similarity_sigmoid,
+}
+"""By the row and pointwise operators of C++."""
+SEARCHES: dict[str, Callable[..., Any]] = {
     "hardest_pairs": hardest_pairs,
     "similarity_semi_hard": similarity_semi_hard,
 }
+"""By torch's operations alone, so of every namespace."""
 
 
 def without_autocast(operator: Callable[..., Any]) -> Callable[..., Any]:
@@ -429,7 +433,7 @@ def without_autocast(operator: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def register(library: torch.library.Library) -> None:
-    for name, operator in OPERATORS.items():
-        for key in ("CPU", "CUDA"):
+def register(library: torch.library.Library, operators: Mapping[str, Callable[..., Any]], keys: Sequence[str]) -> None:
+    for name, operator in operators.items():
+        for key in keys:
             library.impl(name, without_autocast(operator), key)

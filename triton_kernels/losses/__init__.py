@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastloss.core import registry
+from fastloss.core.registry import of_kernel
 
 from ..coefficients import in_arithmetic, kernel_numbers
 
@@ -74,7 +74,7 @@ def as_they_are(*parameters: float) -> Coefficients:
 
 @functools.cache
 def declared(kernel: str) -> Declared:
-    declaration = declaration_of(kernel)
+    declaration = of_kernel(kernel)
     family = family_of(declaration.signature.reference.__module__)
     return Declared(
         getattr(family, kernel),
@@ -84,14 +84,6 @@ def declared(kernel: str) -> Declared:
         len(getattr(declaration, "operands", ())),
         tuple(getattr(declaration, "metrics", {}).values()),
     )
-
-
-def declaration_of(kernel: str) -> Any:
-    """The skeleton's object of the loss that has this kernel."""
-    for name, declaration in registry.LOSSES.items():
-        if kernel == name or (getattr(declaration, "variant", "") and kernel.startswith(f"{name}_")):
-            return declaration
-    raise KeyError(f"no loss declares a kernel {kernel}")
 
 
 def family_of(body: str) -> ModuleType:

@@ -6,8 +6,8 @@ query once - its target, an own positive, the gradient of the scale - is torch's
 Multiply-adds, with S = ceil(D / 256) slices of the outputs, each of which recomputes the similarities: N M D for the
 sums of one direction, (S + 1) N M D for the gradient of one side. Softmax: (2 S + 3) N M D, with itself (S + 2); two
 ways: (2 S + 4); up to 512 dimensions at most 8. Products are in tf32 where torch's own would be
-(torch.backends.cuda.matmul), else in fp32 proper, with slices of 128 instead of 256. Searches for triplets are torch's,
-block by block.
+(torch.backends.cuda.matmul), else in fp32 proper, with slices of 128 instead of 256. Searches for triplets are
+fastloss/tiles/similarity.py, as on every backend.
 
 The constants of the tiling come from registers and shared memory as compiled; nothing here has been measured on a GPU.
 """
@@ -20,15 +20,11 @@ import torch
 import triton
 from torch import Tensor
 
-from fastloss.tiles.similarity import hardest_pairs, similarity_semi_hard
-
 from ..kernels.similarity import gradient_kernel, sum_kernel
 from ..losses.contrastive import softplus_pair
 from ..memory import on_device
 
 __all__ = [
-    "hardest_pairs",
-    "similarity_semi_hard",
     "similarity_sigmoid",
     "similarity_softmax",
     "similarity_two_way",
