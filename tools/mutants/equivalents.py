@@ -106,6 +106,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "return tl.where(x > 0, 1.0, decay) / (1.0 + decay)": "decay is 1 at 0",
         "return tl.where(size <= 0.4, near, tl.where(x < 0, -far, far))": "both formulas hold at the bound",
     },
+    "triton_kernels/memory.py": {
+        "if A != tl.float64 and (value.dtype == tl.bfloat16 or value.dtype == tl.float16):": "halves become doubles by fp32 or at once",
+        "if value.dtype != tl.float64 and (dtype == tl.bfloat16 or dtype == tl.float16):": "halves become doubles by fp32 or at once",
+    },
     "triton_kernels/kernels/scale.py": {
         "if start + BLOCK < length:": "the other branch does the same under a mask",
     },
@@ -138,8 +142,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "triton_kernels/kernels/pointwise.py": {
         "elif ACCESS % 4 != 0:": "which loads have a hint for the cache",
         "row, start, lane, (row <= rows)[:, None, None], lane < columns - start,": "the row is 0, and there is one",
-        "if A != tl.float64 and (value.dtype == tl.bfloat16 or value.dtype == tl.float16):": "halves become doubles by fp32 or at once",
-        "if value.dtype != tl.float64 and (dtype == tl.bfloat16 or dtype == tl.float16):": "halves become doubles by fp32 or at once",
         "for k in tl.static_range(len(sizes) + 1):": "nothing is left of the row after its outermost dimension",
         "return tl.min(x, axis=LAST) - poison": "poison is 0 or NaN",
         "return tl.max(x, axis=LAST) - poison": "poison is 0 or NaN",
