@@ -321,6 +321,7 @@ KINDS = {
         (
             "triton_kernels/kernels/pointwise.py",
             "triton_kernels/operators/pointwise.py",
+            "triton_kernels/memory.py",
         ),
         TRITON_ARITHMETIC,
         (
