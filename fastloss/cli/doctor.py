@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 import fastloss
-from fastloss import operators
-from fastloss.core import dispatch, environment
+from fastloss.core import backends, environment
 
 _SHOWN = {True: "on", False: "off"}
 
@@ -45,8 +44,8 @@ def report() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": gpus,
         "build": _build(),
-        "backends": {"reference": None, **operators.UNAVAILABLE},
-        "automatic": {device: str(choice) for (name, device), choice in dispatch._CHOICES.items() if name == "auto"},
+        "backends": {"reference": None, **backends.UNAVAILABLE},
+        "automatic": {device: str(choice) for (name, device), choice in backends.CHOICES.items() if name == "auto"},
         "environment": {variable.name: variable.read() for variable in environment.VARIABLES},
     }
 

@@ -7,6 +7,6 @@ from typing import Any
 LOSSES: dict[str, Any] = {}
 """The skeleton's description of every fused loss, with its reference body."""
 
-KERNELS: dict[str, Any] = {}
-"""The same by the names of the kernels: a loss with several formulas has one for each. Known from decoration on: a
-program that was loaded, or compiled first, asks for shapes before anything was lowered."""
+BY_KERNEL: dict[str, Any] = {}
+"""The same by the names of the kernels: a loss with several formulas has one for each. Filled at decoration: a program
+that was loaded, or compiled first, asks for shapes before anything was lowered."""

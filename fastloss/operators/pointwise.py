@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fastloss.core.arguments import DTYPES
-from fastloss.core.registry import KERNELS
+from fastloss.core.registry import BY_KERNEL
 
 MAX_DIMENSIONS = 8  # as in csrc/layout.h
 
@@ -92,7 +92,7 @@ def empty_results(operands: Sequence[Tensor], reduce: bool, metrics: int, dtype:
 def _meta_pointwise(
     operands, weight, scale, loss, constants, parameters, present, wanted, masked, factor, reduce, measure, dtype
 ):
-    metrics = len(KERNELS[loss].metrics) if measure else 0
+    metrics = len(BY_KERNEL[loss].metrics) if measure else 0
     results = empty_results(operands, reduce, metrics, dtype)
     return *results, empty_gradients(operands, present, wanted)
 

@@ -26,10 +26,10 @@ from fastloss.core.arguments import (
     wraps,
 )
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
+from fastloss.core.backends import NAMESPACES
 from fastloss.core.memo import Run
 from fastloss.core.reductions import AGGREGATIONS, check_fit, weights
-from fastloss.core.registry import KERNELS, LOSSES
-from fastloss.operators import NAMESPACES
+from fastloss.core.registry import BY_KERNEL, LOSSES
 from fastloss.operators.pointwise import MAX_DIMENSIONS, broadcast_shape
 
 _SMALL = f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours"
@@ -235,7 +235,7 @@ class Pointwise:
         name = self.signature.name
         LOSSES[name] = self
         self.kernels = (name,) if self.variant is None else tuple(f"{name}_{value}" for value in self.variant[1])
-        KERNELS.update(dict.fromkeys(self.kernels, self))
+        BY_KERNEL.update(dict.fromkeys(self.kernels, self))
         self._may_differ = tuple(name in self.differentiable for name in self.operands)
 
     def kernel_name(self, bound: Mapping[str, Any]) -> str | None:

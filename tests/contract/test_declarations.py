@@ -15,7 +15,7 @@ from support import generator
 
 import fastloss
 from fastloss.core.arguments import DTYPES
-from fastloss.core.registry import KERNELS, LOSSES
+from fastloss.core.registry import BY_KERNEL, LOSSES
 from fastloss.operators.pointwise import MAX_DIMENSIONS
 from fastloss.operators.row import REDUCTIONS
 from fastloss.skeletons.outer import Outer
@@ -25,7 +25,7 @@ from fastloss.skeletons.row import Row
 host = pytest.importorskip("fastloss._host", reason="the C++ part is not built")
 
 CONTRACTS = {"pointwise": Pointwise, "row": Row, "outer": Outer}
-POINTWISE = sorted(kernel for kernel, loss in KERNELS.items() if isinstance(loss, Pointwise))
+POINTWISE = sorted(kernel for kernel, loss in BY_KERNEL.items() if isinstance(loss, Pointwise))
 
 
 def described(loss: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def described(loss: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("contract", CONTRACTS)
 def test_functors_are_what_is_declared(contract: str):
-    declared = {kernel: described(loss) for kernel, loss in KERNELS.items() if isinstance(loss, CONTRACTS[contract])}
+    declared = {kernel: described(loss) for kernel, loss in BY_KERNEL.items() if isinstance(loss, CONTRACTS[contract])}
     assert host.describe()[contract] == declared
 
 
@@ -60,7 +60,7 @@ def test_python_and_cpp_number_alike():
 def test_the_limits_hold_what_is_declared():
     """A loss that does not fit fails when C++ is compiled; where it is not, here."""
     limits = host.numbers()["limits"]
-    for kernel, loss in KERNELS.items():
+    for kernel, loss in BY_KERNEL.items():
         operands = getattr(loss, "operands", ())
         assert len(operands) <= limits["outer_operands" if isinstance(loss, Outer) else "operands"], kernel
         assert len(getattr(loss, "metrics", ())) <= limits["metrics"], kernel
@@ -69,7 +69,7 @@ def test_the_limits_hold_what_is_declared():
 @pytest.mark.parametrize("kernel", POINTWISE)
 def test_functors_differentiate_what_is_declared_and_nothing_else(kernel: str):
     """A functor leaves the derivatives of constants alone, so that they are 0 whatever the operands."""
-    loss = KERNELS[kernel]
+    loss = BY_KERNEL[kernel]
     random = generator(kernel)
     # the defaults of these switch a part of some losses off
     bound = {name: 0.1 for name in ("label_smoothing", "entropy_coefficient") if name in loss.parameters}
