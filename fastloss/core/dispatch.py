@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from fastloss.core import arguments, environment, memo, torch_losses
-from fastloss.core.backends import CHOICES, KERNELS, NONE, Explanation, unavailable
+from fastloss.core.backends import CHOICES, KERNELS, NAMES, NONE, Explanation, unavailable
 
 Run = Callable[[], Any]
 
