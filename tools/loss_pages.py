@@ -375,7 +375,7 @@ def answers_to_calls(losses: list[Loss]) -> dict[str, dict[str, str | None]]:
 
 def of_loss(loss: Loss, family: str, module: str | None, calls: dict[str, dict[str, str | None]]) -> list[str]:
     parts = sections(loss.__doc__)
-    lines = [f"## {loss.__name__}", "", "```python", called(loss, public_name(loss, family)), "```", ""]
+    lines = [f"## {loss.__name__}", "", "```text", called(loss, public_name(loss, family)), "```", ""]
     lines += [markdown(parts[""]), ""]
     lines += [textwrap.fill(f"Source: {markdown(parts['Source'])}", WIDTH, break_on_hyphens=False), ""]
     if module is not None:
