@@ -120,7 +120,7 @@ def overriding(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]
 
 
 def wraps(x: Any) -> bool:
-    """Is it a tensor subclass that holds other tensors (DTensor, a jagged NestedTensor)? No kernel sees through it."""
+    """Whether it is a tensor that holds other tensors (DTensor, a jagged NestedTensor). No kernel sees through it."""
     return type(x) not in _PLAIN and hasattr(type(x), "__tensor_flatten__")
 
 
@@ -135,12 +135,12 @@ def _overrides(kind: type) -> bool:
 
 
 def leaves() -> bool:
-    """Is the call recorded in a program that leaves the process, by torch.export or torch.jit.trace?"""
+    """Whether the call is recorded in a program that leaves the process, by torch.export or torch.jit.trace."""
     return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def readable(tensor: Tensor) -> bool:
-    """May its values decide what a call does? Not where that waits for a device, or where it is traced."""
+    """Whether its values may decide what a call does: not where that waits for a device, or where it is traced."""
     return (
         tensor.is_cpu
         and type(tensor) in _PLAIN
@@ -167,7 +167,7 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def autocast_applies(tensor: Tensor) -> bool:
-    """Would autocast run a loss on `tensor` in float32?"""
+    """Whether autocast would run a loss on `tensor` in float32."""
     device = tensor.device.type  # asked only where torch knows autocast: it raises for meta tensors, for example
     return tensor.dtype != torch.float64 and device in DEVICES and torch.is_autocast_enabled(device)
 

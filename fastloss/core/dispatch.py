@@ -158,7 +158,7 @@ def _lowered(skeleton: Skeleton, requested: str, args: tuple[Any, ...], kwargs: 
 
 
 def _overridden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Does an argument want to answer torch's functions itself?"""
+    """Whether an argument wants to answer torch's functions itself."""
     some = has_torch_function(args) or (kwargs and has_torch_function(tuple(kwargs.values())))
     return bool(some and arguments.overriding(args, kwargs))
 

@@ -29,7 +29,7 @@ __all__ = [
 
 
 def _fits(weight: Tensor, target: Tensor) -> bool:
-    """Does the weight broadcast to the target, and not the other way round?"""
+    """Whether the weight broadcasts to the target, and not the other way round."""
     try:
         return torch.broadcast_shapes(weight.shape, target.shape) == target.shape
     except RuntimeError:

@@ -27,6 +27,7 @@ from fastloss.core.arguments import (
 )
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
 from fastloss.core.backends import NAMESPACES
+from fastloss.core.dtypes import in_float32
 from fastloss.core.memo import Run
 from fastloss.core.reductions import AGGREGATIONS, check_fit, weights
 from fastloss.core.registry import BY_KERNEL, LOSSES
@@ -411,8 +412,8 @@ class Pointwise:
             self._check_fit(args, kwargs)
         weight = (self.signature.bind(args, kwargs) or {}).get(self.weight) if self.weight else None
         if isinstance(first, Tensor) and self._narrows(first, weight):
-            args = tuple(_widened(x) for x in args)
-            kwargs = {name: _widened(x) for name, x in kwargs.items()}
+            args = tuple(in_float32(x) for x in args)
+            kwargs = {name: in_float32(x) for name, x in kwargs.items()}
         return self.signature.reference(*args, **kwargs)
 
     def _check_fit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -427,7 +428,7 @@ class Pointwise:
         check_fit(shape, tensors[0].device, bound.get("normalizer"), mask=bound.get("mask"))
 
     def _narrows(self, first: Tensor, weight: Any) -> bool:
-        """Does autocast have the loss in float32?"""
+        """Whether autocast has the loss in float32."""
         devices = self.autocast if weight is None else self.weighted_autocast
         return first.device.type in devices and autocast_applies(first)
 
@@ -470,11 +471,6 @@ def _result_type(tensors: list[Tensor], expanded: bool) -> torch.dtype:
     if zero is None or whole is None:
         return zero or whole  # type: ignore[return-value]
     return zero if _category(zero) > _category(whole) else whole
-
-
-def _widened(value: Any) -> Any:
-    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
-    return value.float() if half else value
 
 
 def _warn_of_broadcasting(target: Tensor, input: Tensor) -> None:

@@ -24,6 +24,7 @@ from fastloss.core.arguments import (
     differentiation_refused,
 )
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
+from fastloss.core.dtypes import in_float32
 from fastloss.operators.similarity import DIFFERENTIABLE
 from fastloss.skeletons.comparisons import (
     IGNORED,
@@ -302,10 +303,5 @@ class Similarity:
         if not (isinstance(first, Tensor) and autocast_applies(first)):
             return self.signature.reference(*args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
-            args = tuple(_widened(x) for x in args)
-            return self.signature.reference(*args, **{name: _widened(x) for name, x in kwargs.items()})
-
-
-def _widened(x: Any) -> Any:
-    half = isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16)
-    return x.float() if half else x
+            args = tuple(in_float32(x) for x in args)
+            return self.signature.reference(*args, **{name: in_float32(x) for name, x in kwargs.items()})
