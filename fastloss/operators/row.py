@@ -1,9 +1,21 @@
 """The operators over rows of logits: schemas, shapes without data (meta), vmap rules.
 
+In one pass, where a loss comes out of one: ``row_forward``, ``row_backward``, ``row_forward_backward`` and
+``row_forward_backward_``.
+
+In steps, for every loss over rows: ``row_statistics`` (k, rows), of a row or of a slice of its classes; ``row_merge``,
+the statistics of a row from those of its slices (slices, k, rows), added in their order; ``row_outputs`` (outputs,
+rows): the loss, or several numbers; ``row_gradient``, by the logits, from the upstream gradients of all outputs.
+
 ``logits``: (rows, C) with unit class stride, or (N, C, D) with unit stride over D, where row = n * D + d.
 ``target``: int64 (rows,), or soft targets with the dtype and shape rules of ``logits``.
 ``weight``: (C,) in the accumulator dtype (float64 for float64 logits, else float32), or None.
 ``reduction``: 0 none, 1 mean, 2 sum. Losses come back in the accumulator dtype.
+``second``: a second row of logits beside each, of their shape and dtype, if the loss compares two; it has no gradient.
+``first_class``, ``classes``: the classes of ``logits``, ``weight`` and soft targets are ``first_class ..`` of so many.
+An index target that is another class belongs to another slice and adds nothing to these statistics.
+``statistics``: what csrc/losses/contracts/row.h lists (RowStatistic), in the accumulator dtype. A slice without classes
+has -inf, -inf, 0, ..., and so has an ignored row, whose outputs and gradient are 0.
 ``state``: (2, rows), for ``row_backward`` of the same backend: the largest logit of each row, before or after a factor,
 and log(sum(exp(z - max z))).
 """
@@ -17,17 +29,27 @@ import torch
 from torch import Tensor
 
 from fastloss.core.arguments import accumulator_dtype
+from fastloss.core.registry import LOSSES
 
 NONE, MEAN, SUM = 0, 1, 2
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
 
+COMMON_STATISTICS = 6  # kRowOwn in csrc: of every row loss
+
 _ROW = "Tensor logits, Tensor target, Tensor? weight"
+_SLICE = "Tensor logits, Tensor? second, Tensor? target, Tensor? weight"
 _LOSS = "str loss, float[] parameters, int ignore_index"
 SCHEMAS = {
     "row_forward": f"({_ROW}, {_LOSS}, int reduction) -> (Tensor loss, Tensor state)",
     "row_backward": f"(Tensor grad_loss, {_ROW}, Tensor state, {_LOSS}) -> Tensor",
     "row_forward_backward": f"({_ROW}, {_LOSS}, int reduction) -> (Tensor loss, Tensor grad)",
     "row_forward_backward_": f"(Tensor(a!) logits, Tensor target, Tensor? weight, {_LOSS}, int reduction) -> Tensor",
+    "row_statistics": f"({_SLICE}, {_LOSS}, int first_class, int classes) -> Tensor",
+    "row_merge": "(Tensor statistics, str loss, float[] parameters) -> Tensor",
+    "row_outputs": f"(Tensor statistics, Tensor? target, {_LOSS}, int classes) -> Tensor",
+    "row_gradient": (
+        f"(Tensor upstream, Tensor statistics, {_SLICE}, {_LOSS}, int first_class, int classes) -> Tensor"
+    ),
 }
 
 
@@ -82,7 +104,31 @@ def _meta_row_forward_backward_(logits, target, weight, loss, parameters, ignore
     return logits.new_empty((), dtype=accumulator_dtype(logits.dtype))
 
 
+def _meta_row_statistics(
+    logits, second, target, weight, loss, parameters, ignore_index, first_class, classes
+):  # fmt: skip
+    return logits.new_empty((LOSSES[loss].statistics, row_count(logits)), dtype=accumulator_dtype(logits.dtype))
+
+
+def _meta_row_merge(statistics, loss, parameters):
+    return statistics.new_empty(statistics.shape[1:])
+
+
+def _meta_row_outputs(statistics, target, loss, parameters, ignore_index, classes):
+    return statistics.new_empty((LOSSES[loss].outputs, statistics.shape[1]))
+
+
+def _meta_row_gradient(
+    upstream, statistics, logits, second, target, weight, loss, parameters, ignore_index, first_class, classes
+):  # fmt: skip
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
 META: dict[str, Any] = {
+    "row_statistics": _meta_row_statistics,
+    "row_merge": _meta_row_merge,
+    "row_outputs": _meta_row_outputs,
+    "row_gradient": _meta_row_gradient,
     "row_forward": _meta_row_forward,
     "row_backward": _meta_row_backward,
     "row_forward_backward": _meta_row_forward_backward,

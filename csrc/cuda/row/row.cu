@@ -204,7 +204,7 @@ long long fastloss_row_scratch(const fastloss::RowProblem*) { return 1 + fastlos
 int fastloss_row(const fastloss::RowProblem* problem, fastloss::Device* device) {
   using namespace fastloss;
   int status = kUnknownLoss;
-  visit_row_loss(problem->loss, [&](auto loss) {
+  visit_one_pass_row_loss(problem->loss, [&](auto loss) {
     status = problem->loss_gradient != nullptr ? run_by_dtype<decltype(loss)::template with, true>(*problem, *device)
                                                : run_by_dtype<decltype(loss)::template with, false>(*problem, *device);
   });
