@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import fastloss
-from fastloss.core import dispatch
+from fastloss.core import backends
 from fastloss.core.arguments import SMALL_ON_CPU
 from fastloss.core.reductions import AGGREGATIONS
 
@@ -367,10 +367,7 @@ def page() -> str:
         "",
         "| tensors on | backends, in the order of the automatic choice |",
         "| --- | --- |",
-        *(
-            f"| {device} | {', '.join(f'`{name}`' for name in names)} |"
-            for device, names in dispatch._AUTOMATIC.items()
-        ),
+        *(f"| {device} | {', '.join(f'`{name}`' for name in names)} |" for device, names in backends.AUTOMATIC.items()),
         "",
         f"The automatic choice leaves inputs of up to {SMALL_ON_CPU} elements on the CPU to torch where torch has the",
         "loss: its own kernels are quicker than the way to ours.",

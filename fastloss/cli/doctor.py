@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 import fastloss
-from fastloss import operators
-from fastloss.core import dispatch
+from fastloss.core import backends
 
 _ENVIRONMENT = (
     "FASTLOSS_BACKEND",
@@ -52,8 +51,8 @@ def report() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": gpus,
         "build": _build(),
-        "backends": {"reference": None, **operators.UNAVAILABLE},
-        "automatic": {device: str(choice) for (name, device), choice in dispatch._CHOICES.items() if name == "auto"},
+        "backends": {"reference": None, **backends.UNAVAILABLE},
+        "automatic": {device: str(choice) for (name, device), choice in backends.CHOICES.items() if name == "auto"},
         "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
     }
 

@@ -25,11 +25,11 @@ from fastloss.core.arguments import (
     wraps,
 )
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
+from fastloss.core.backends import NAMESPACES
 from fastloss.core.memo import Run
 from fastloss.core.reductions import AGGREGATIONS, check_fit, weights
 from fastloss.core.registry import LOSSES
-from fastloss.operators import NAMESPACES
-from fastloss.operators.pointwise import MAX_DIMENSIONS, METRICS, broadcast_shape
+from fastloss.operators.pointwise import MAX_DIMENSIONS, broadcast_shape
 
 _SMALL = f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours"
 _CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
@@ -229,7 +229,6 @@ class Pointwise:
         self._default_reduction = defaults.get(self._how, "mean")
         name = self.signature.name
         LOSSES[name] = self
-        METRICS[name] = len(self.metrics)
         self._may_differ = tuple(name in self.differentiable for name in self.operands)
 
     def kernel_name(self, bound: Mapping[str, Any]) -> str:

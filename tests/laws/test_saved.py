@@ -98,7 +98,8 @@ def test_a_kept_loss_keeps_nothing_of_its_call(case, scalar):
         kept, leaves = call(case, {**arguments, name: mine}, reduction)
         gradients(kept, leaves)
         del mine
-        gc.collect()
+        if alive() is not None:  # the collector takes a second among the suite's objects, and is not needed as a rule
+            gc.collect()
         assert alive() is None, f"{name} is held by a loss whose backward has run"
 
 
