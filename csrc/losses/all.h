@@ -17,8 +17,8 @@
 // clang-format off
 #define FASTLOSS_POINTWISE_FAMILIES(FAMILY) \
   FAMILY(regression) FAMILY(binary) FAMILY(likelihood) FAMILY(policy) FAMILY(value) FAMILY(preference) FAMILY(reward)
-#ifdef FASTLOSS_MORE_ROW_LOSSES  // a header of the tests, whose family is called `more`
-#include FASTLOSS_MORE_ROW_LOSSES
+#ifdef FASTLOSS_MORE_ROW_LOSSES  // by the tests, for a family of theirs
+#include "more_row_losses.h"
 #define FASTLOSS_ROW_FAMILIES(FAMILY) FAMILY(classification) FAMILY(more)
 #else
 #define FASTLOSS_ROW_FAMILIES(FAMILY) FAMILY(classification)

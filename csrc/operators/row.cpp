@@ -164,6 +164,8 @@ class Step {
   }
   void slices(const Tensor& slices) {
     if (slices.dim() != 3 || slices.size(1) != description_.statistics) refuse("expected (slices, k, rows)");
+    if (slices.scalar_type() != accumulator() || strides_of(slices) != contiguous_strides(sizes_of(slices)))
+      refuse("the statistics must be contiguous, of the accumulator dtype");
     problem_.slice_count = slices.size(0);
     problem_.rows = slices.size(2);
     problem_.slices = slices.data_ptr();
@@ -188,8 +190,9 @@ class Step {
     return matrix_of(tensor);
   }
   void* numbers(const Tensor& tensor, int count, const char* what) const {
-    if (sizes_of(tensor) != Sizes{count, problem_.rows} || tensor.scalar_type() != accumulator() ||
-        strides_of(tensor) != contiguous_strides(sizes_of(tensor)))
+    const int64_t rows = problem_.rows;
+    if (sizes_of(tensor) != Sizes{count, rows} || tensor.scalar_type() != accumulator() ||
+        (rows > 1 && tensor.stride(1) != 1) || (count > 1 && tensor.stride(0) != rows))
       refuse(std::string(what) + " must be contiguous, of the accumulator dtype, " + std::to_string(count) +
              " numbers for each row");
     return tensor.data_ptr();

@@ -191,9 +191,8 @@ def more(tmp_path_factory: pytest.TempPathFactory) -> Library:
         "-DFASTLOSS_WITHOUT_AVX2",
         "-DFASTLOSS_WITHOUT_AVX512",
     ]
-    header = Path(__file__).with_name("more_row_losses.h")
-    source = ROOT / "csrc" / "cpu" / "row_statistics.cpp"
-    command = [compiler, *flags, f'-DFASTLOSS_MORE_ROW_LOSSES="{header}"', str(source), "-o", str(built)]
+    flags += ["-DFASTLOSS_MORE_ROW_LOSSES", f"-I{Path(__file__).parent}"]
+    command = [compiler, *flags, str(ROOT / "csrc" / "cpu" / "row_statistics.cpp"), "-o", str(built)]
     compiled = subprocess.run(command, capture_output=True, text=True)
     assert compiled.returncode == 0, compiled.stderr
     library = ctypes.CDLL(str(built))

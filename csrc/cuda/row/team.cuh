@@ -8,6 +8,7 @@
 //   join(units, s)    the statistics of the row, the same bits in every thread of it; also a barrier for the shared
 //                     memory of the slice
 //   leave()           comes before the end of the kernel if join() has been called
+//   fold(part, add)   another kind of sums of the row, add(a, b) being add(b, a) to the bit, in the thread that reports
 #pragma once
 #include "math.cuh"
 
@@ -38,6 +39,18 @@ GPU_INLINE Statistics<A> join_block(const Units& units, Statistics<A> s) {
   return join_lanes<kDense>(units, s, 32, 0xffffffffu);
 }
 
+// Of a Part made of `number[Part::count]`, every lane gets the sum.
+template <class Part, class Add>
+GPU_INLINE Part fold_lanes(Part part, const Add& add, int lanes, unsigned mask) {
+  for (int step = lanes / 2; step > 0; step /= 2) {
+    Part other;
+#pragma unroll
+    for (int i = 0; i < Part::count; ++i) other.number[i] = __shfl_xor_sync(mask, part.number[i], step);
+    part = add(part, other);
+  }
+  return part;
+}
+
 // A power of two lanes of a warp. The other teams of the warp may work on rows that are not counted, so every
 // collective names the lanes of this one.
 class LanesTeam {
@@ -61,6 +74,10 @@ class LanesTeam {
     __syncwarp(mask_);
     return join_lanes<kDense>(units, s, threads, mask_);
   }
+  template <class Part, class Add>
+  GPU_INLINE Part fold(Part part, const Add& add) const {
+    return fold_lanes(part, add, threads, mask_);
+  }
   GPU_INLINE void leave() const {}
 
  private:
@@ -83,6 +100,15 @@ class BlockTeam {
   template <bool kDense, class Units, class A>
   GPU_INLINE Statistics<A> join(const Units& units, const Statistics<A>& s) const {
     return join_block<kDense>(units, s);
+  }
+  template <class Part, class Add>
+  GPU_INLINE Part fold(Part part, const Add& add) const {
+    SHARED(of_warp, Part[16]);  // as in join_block
+    part = fold_lanes(part, add, 32, 0xffffffffu);
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = part;
+    __syncthreads();
+    for (int warp = 1; warp < int(blockDim.x) / 32; ++warp) part = add(part, of_warp[warp]);  // in thread 0
+    return part;
   }
   GPU_INLINE void leave() const {}
 
