@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from fastloss.core import arguments, memo, torch_losses
+from fastloss.core import arguments, environment, memo, torch_losses
 from fastloss.core.backends import CHOICES, KERNELS, NAMES, NONE, Explanation, unavailable
 
 Run = Callable[[], Any]
@@ -34,13 +33,7 @@ class BackendError(RuntimeError):
 # ------------------------------------------------------------------------------------------ what the user asks for
 
 
-def _checked(name: str, source: str) -> str:
-    if name not in NAMES:
-        raise ValueError(f"{source}: unknown backend {name!r}; choose one of {', '.join(NAMES)}")
-    return name
-
-
-_default = _checked(os.environ.get("FASTLOSS_BACKEND") or "auto", "FASTLOSS_BACKEND")
+_default = environment.BACKEND.read()
 _local = threading.local()  # not a ContextVar: torch.compile cannot trace one, and does guard on this
 
 
@@ -62,7 +55,8 @@ def backend(name: str) -> Iterator[None]:
         BackendError: from a loss inside the block that the chosen backend cannot compute, with the reason. Only
             ``"auto"`` lets another backend answer.
     """
-    _checked(name, "fastloss.backend")
+    if name not in NAMES:
+        raise ValueError(f"fastloss.backend: unknown backend {name!r}; choose one of {', '.join(NAMES)}")
     before = getattr(_local, "backend", None)
     _local.backend = name
     try:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fastloss.core.arguments import DTYPES
-from fastloss.core.registry import of_kernel
+from fastloss.core.registry import BY_KERNEL
 
 MAX_DIMENSIONS = 8  # as in csrc/layout.h
 
@@ -92,7 +92,8 @@ def empty_results(operands: Sequence[Tensor], reduce: bool, metrics: int, dtype:
 def _meta_pointwise(
     operands, weight, scale, loss, constants, parameters, present, wanted, masked, factor, reduce, measure, dtype
 ):
-    results = empty_results(operands, reduce, len(of_kernel(loss).metrics) if measure else 0, dtype)
+    metrics = len(BY_KERNEL[loss].metrics) if measure else 0
+    results = empty_results(operands, reduce, metrics, dtype)
     return *results, empty_gradients(operands, present, wanted)
 
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from fastloss.core.arguments import accumulator_dtype
-from fastloss.core.registry import LOSSES
+from fastloss.core.registry import BY_KERNEL
 
 NONE, MEAN, SUM = 0, 1, 2
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
@@ -107,7 +107,7 @@ def _meta_row_forward_backward_(logits, target, weight, loss, parameters, ignore
 def _meta_row_statistics(
     logits, second, target, weight, loss, parameters, ignore_index, first_class, classes
 ):  # fmt: skip
-    return logits.new_empty((LOSSES[loss].statistics, row_count(logits)), dtype=accumulator_dtype(logits.dtype))
+    return logits.new_empty((BY_KERNEL[loss].statistics, row_count(logits)), dtype=accumulator_dtype(logits.dtype))
 
 
 def _meta_row_merge(statistics, loss, parameters):
@@ -115,7 +115,7 @@ def _meta_row_merge(statistics, loss, parameters):
 
 
 def _meta_row_outputs(statistics, target, loss, parameters, ignore_index, classes):
-    return statistics.new_empty((LOSSES[loss].outputs, statistics.shape[1]))
+    return statistics.new_empty((BY_KERNEL[loss].outputs, statistics.shape[1]))
 
 
 def _meta_row_gradient(

@@ -13,8 +13,8 @@ from fastloss.core.arguments import (
     DTYPES,
     EMPTY,
     SMALL_ON_CPU,
+    Hyper,
     Invalid,
-    Parameter,
     Signature,
     accumulator_dtype,
     autocast_applies,
@@ -24,7 +24,7 @@ from fastloss.core.arguments import (
     wraps,
 )
 from fastloss.core.autograd import Gradients, differentiate, differentiate_in_place, gradient_wanted
-from fastloss.core.registry import LOSSES
+from fastloss.core.registry import BY_KERNEL, LOSSES
 from fastloss.operators.row import (
     COMMON_STATISTICS,
     MEAN,
@@ -139,7 +139,7 @@ class Row:
     def __init__(
         self,
         *,
-        parameters: Mapping[str, Parameter],
+        parameters: Mapping[str, Hyper],
         weight: str = "weight",
         index_targets_only: bool = False,
         drop_in: bool = False,
@@ -152,11 +152,12 @@ class Row:
         self.index_targets_only = index_targets_only
         self.drop_in = drop_in
         self.outputs = outputs
+        self.two_rows = two_rows
         self.statistics = COMMON_STATISTICS + 2 * two_rows + sums
 
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, self.parameters)
-        LOSSES[self.signature.name] = self
+        LOSSES[self.signature.name] = BY_KERNEL[self.signature.name] = self
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the reference body answers."""

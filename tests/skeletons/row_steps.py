@@ -18,7 +18,7 @@ from support import tolerance
 from torch import Tensor
 
 from fastloss.core.arguments import DTYPES, accumulator_dtype
-from fastloss.core.registry import LOSSES
+from fastloss.core.registry import BY_KERNEL
 from fastloss.operators.row import NONE, RowOperands
 
 IGNORE = -100
@@ -74,7 +74,7 @@ class Call:
     def sizes(self) -> tuple[int, int]:
         if self.loss in SIZES:
             return SIZES[self.loss]
-        return LOSSES[self.loss].outputs, LOSSES[self.loss].statistics
+        return BY_KERNEL[self.loss].outputs, BY_KERNEL[self.loss].statistics
 
     @property
     def rows(self) -> int:
@@ -145,7 +145,7 @@ class Call:
             target = self.target.double() if self.soft and self.target is not None else self.target
             assert target is not None
             operands = RowOperands(target, self.weight, self.loss, self.parameters, IGNORE, NONE)
-            values = LOSSES[self.loss].on_operands(operands, x).view(1, -1)
+            values = BY_KERNEL[self.loss].on_operands(operands, x).view(1, -1)
         (gradient,) = torch.autograd.grad(values, x, upstream.double())
         return values.detach(), gradient.masked_fill(self._spread(self.ignored), 0.0)
 

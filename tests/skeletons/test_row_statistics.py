@@ -19,7 +19,7 @@ from skeletons import row_steps
 from skeletons.row_steps import IGNORE, Call, Library, Problem
 from support import BACKENDS, DTYPES, generator, to
 
-from fastloss.core.registry import LOSSES
+from fastloss.core.registry import BY_KERNEL
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATORS = torch.ops.fastloss
@@ -32,7 +32,7 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def lowered(case: Case, dtype: torch.dtype) -> Call:
     """A case's call as the operators take it."""
     arguments = to(case.make(generator(str(case))), "cpu", dtype)
-    call = LOSSES[case.loss.__name__].lower((), {**arguments, **case.how("none")}, automatic=False)
+    call = BY_KERNEL[case.loss.__name__].lower((), {**arguments, **case.how("none")}, automatic=False)
     operands = call.operands
     return Call(operands.loss, list(operands.parameters), call.logits, operands.target, operands.weight)
 

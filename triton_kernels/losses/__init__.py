@@ -9,8 +9,8 @@ The operands come first, a tile each, in the accumulator dtype A (float64 or flo
 such a tile as well. The coefficients follow, scalars of A: the hyper-parameters, or what `huber_loss_coefficients`
 makes of them, if there is such a function. A coefficient that is None is switched off, and its code is left out of the
 kernel. derivatives: a tile for each operand, 0.0 where the loss is never differentiated (a Triton function cannot
-return None in a tuple). metrics: a tile each, in the order of the declaration. A loss with a domain has
-`<name>_domain` of the operands, true inside, and `<name>_requirement`, the message outside.
+return None in a tuple). metrics: a tile each, in the order of the declaration. A loss that declares a domain has
+`<name>_domain` of the operands, true inside.
 
 A loss over pairs of numbers is a function (source, target, operands, coefficients) -> (loss, derivative by the source),
 with sources and operands (SOURCES, 1) and targets (1, TARGETS). A loss over rows is a RowLoss.
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastloss.core.registry import of_kernel
+from fastloss.core.registry import BY_KERNEL
 
 from ..coefficients import in_arithmetic, kernel_numbers
 
@@ -65,7 +65,7 @@ class Declared(NamedTuple):
     domain: Any
     requirement: str | None
     operands: int
-    metrics: tuple[str, ...]  # the kind of each, "mean", "term", "min" or "max"
+    metrics: tuple[str, ...]  # the kind of each, "mean", "part", "min" or "max"
 
 
 def as_they_are(*parameters: float) -> Coefficients:
@@ -74,13 +74,14 @@ def as_they_are(*parameters: float) -> Coefficients:
 
 @functools.cache
 def declared(kernel: str) -> Declared:
-    declaration = of_kernel(kernel)
+    declaration = BY_KERNEL[kernel]
     family = family_of(declaration.signature.reference.__module__)
+    domain = getattr(declaration, "domain", None)
     return Declared(
         getattr(family, kernel),
         getattr(family, f"{kernel}_coefficients", as_they_are),
-        getattr(family, f"{kernel}_domain", None),
-        getattr(family, f"{kernel}_requirement", None),
+        None if domain is None else getattr(family, f"{kernel}_domain"),
+        None if domain is None else domain.requirement,
         len(getattr(declaration, "operands", ())),
         tuple(getattr(declaration, "metrics", {}).values()),
     )

@@ -121,7 +121,7 @@ def test_against_the_functor(kernel, special):
     _, metrics, _ = launch(kernel, rows, reduce=True)
     by_metric = torch.tensor([element[2] for element in elements], dtype=torch.float64).t()
     assert len(metrics) == len(by_metric) == len(described.metrics)
-    reductions = {"mean": torch.mean, "term": torch.sum, "min": torch.amin, "max": torch.amax}
+    reductions = {"mean": torch.mean, "part": torch.sum, "min": torch.amin, "max": torch.amax}
     for k, kind in enumerate(described.metrics):
         torch.testing.assert_close(metrics[k], reductions[kind](by_metric[k]), rtol=1e-12, atol=1e-13)
 
