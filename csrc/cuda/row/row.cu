@@ -126,7 +126,7 @@ int run(const RowProblem& problem, const Device& device) {
   job.loss_gradient = static_cast<const A*>(problem.loss_gradient);
   job.row_loss = static_cast<A*>(problem.row_loss);
   job.state = static_cast<A*>(problem.state);
-  job.rows = problem.rows;
+  job.rows = job.all_rows = problem.rows;
   job.inner = problem.inner;
   job.ignore_index = problem.ignore_index;
   job.classes = int(problem.classes);

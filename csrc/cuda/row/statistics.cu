@@ -62,7 +62,7 @@ int run(const RowStepProblem& problem, const Device& device) {
   job.all_classes = problem.classes;
   job.classes = int(problem.slice_classes);
   job.slice = job.classes;
-  job.rows = problem.rows;
+  job.rows = job.all_rows = problem.rows;
   job.inner = problem.inner;
   job.ignore_index = problem.ignore_index;
   const bool dense = !Loss::modulated && loss.dense(problem.soft_target.data != nullptr);

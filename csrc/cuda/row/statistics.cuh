@@ -17,6 +17,16 @@ struct StepJob : RowJob<Loss, T> {  // `classes` are those of the slice; no sum 
   A* outputs = nullptr;         // (outputs, rows)
   const A* upstream = nullptr;  // likewise
   long long slice_count = 0, first_class = 0, all_classes = 0;
+
+  void skip(long long count) {
+    RowJob<Loss, T>::skip(count);
+    if (this->inner > 1) return;
+    skip_rows(second, count);
+    skip_rows(statistics, count);
+    skip_rows(slices, count);
+    skip_rows(outputs, count);
+    skip_rows(upstream, count);
+  }
 };
 
 // As read_target, of a slice of the classes: the index is the place among them, and -1 for a class of another slice.
@@ -182,7 +192,7 @@ GPU_INLINE void store_part(const StepJob<Loss, T>& job, long long row, const Par
       for (int i = 0; i < Loss::sums; ++i) totals.own[i] = part.number[P::kOwn + i];
     }
   }
-  store_totals(totals, job.statistics, job.rows, row);
+  store_totals(totals, job.statistics, job.all_rows, row);
 }
 
 // A row's gradient: what is the same for all of its classes.
@@ -198,7 +208,7 @@ struct StepGradient {
                                                 const RowTotals<Loss, A>& totals) {
     A upstream[Loss::outputs];
 #pragma unroll
-    for (int k = 0; k < Loss::outputs; ++k) upstream[k] = job.upstream[k * job.rows + row];
+    for (int k = 0; k < Loss::outputs; ++k) upstream[k] = job.upstream[k * job.all_rows + row];
     return RowFormula<Loss, A>(job.loss, job.target != nullptr, totals, upstream);
   }
   GPU_INLINE StepGradient(const StepJob<Loss, T>& job, long long row, int index, const RowTotals<Loss, A>& totals)
@@ -242,7 +252,7 @@ struct StepSlice : Slice<Loss, T> {
   template <class Team>
   GPU_INLINE StepSlice(const StepJob<Loss, T>& job, const Team& team)
       : Slice<Loss, T>(job, team),
-        second(job.second.data != nullptr ? job.second.data + team.row() * job.second.outer : nullptr) {}
+        second(job.second.data != nullptr ? job.second.data + team.row * job.second.outer : nullptr) {}
   const T* second;
 
   template <int K>
@@ -259,12 +269,12 @@ __global__ void __launch_bounds__(kMaxThreads<Team, kDense>, kResidentBlocks<Tea
     step_statistics_kernel(const StepJob<Loss, T> job) {
   using A = typename Loss::A;
   const Team team(job);
-  if (team.row() >= job.rows) return;
+  if (team.row >= job.rows) return;
   const StepSlice<Loss, T> slice(job, team);
-  const RowTarget<A> target = read_slice_target(job, team.row(), team.reports());
+  const RowTarget<A> target = read_slice_target(job, team.row, team.reports());
   Part<Loss> part = no_part<Loss>();
   if (!target.counted) {
-    if (team.reports()) store_part(job, team.row(), part, target, A(0));
+    if (team.reports()) store_part(job, team.row, part, target, A(0));
     return;
   }
   const A z_y = target.index >= 0 ? target_logit(job.loss, slice.logits[target.index]) : A(0);
@@ -293,7 +303,7 @@ __global__ void __launch_bounds__(kMaxThreads<Team, kDense>, kResidentBlocks<Tea
     traverse<in_flight<kDense, kAligned, false>()>(Stretch<T>(slice.logits, slice.count), team, load, use);
   });
   part = team.fold(part, [](const Part<Loss>& a, const Part<Loss>& b) { return add_parts<kDense>(a, b); });
-  if (team.reports()) store_part(job, team.row(), part, target, z_y);
+  if (team.reports()) store_part(job, team.row, part, target, z_y);
 }
 
 template <class Loss, class T, class Team, bool kDense>
@@ -301,16 +311,16 @@ __global__ void __launch_bounds__(kMaxThreads<Team, kDense>, kResidentBlocks<Tea
     step_gradient_kernel(const StepJob<Loss, T> job) {
   using A = typename Loss::A;
   const Team team(job);
-  if (team.row() >= job.rows) return;
+  if (team.row >= job.rows) return;
   const StepSlice<Loss, T> slice(job, team);
-  const RowTarget<A> target = read_slice_target(job, team.row(), team.reports());
+  const RowTarget<A> target = read_slice_target(job, team.row, team.reports());
   if (!target.counted) {
     write_zeros(team, static_cast<const Slice<Loss, T>&>(slice));
     return;
   }
   const StepGradient<Loss, T> gradient(
-      job, team.row(), target.index,
-      load_totals<Loss>(static_cast<const A*>(job.statistics), job.rows, team.row(), job.target != nullptr));
+      job, team.row, target.index,
+      load_totals<Loss>(static_cast<const A*>(job.statistics), job.all_rows, team.row, job.target != nullptr));
   const int past = misalignment(slice.gradient);
   const bool equally =
       misalignment(slice.logits) == past && (slice.soft == nullptr || misalignment(slice.soft) == past);
@@ -386,7 +396,7 @@ __global__ void __launch_bounds__(kColumns* kMaxParts, sizeof(T) == 8 ? 1 : 3)
   }
   const StepGradient<Loss, T> gradient(
       job, row, target.index,
-      load_totals<Loss>(static_cast<const A*>(job.statistics), job.rows, row, job.target != nullptr));
+      load_totals<Loss>(static_cast<const A*>(job.statistics), job.all_rows, row, job.target != nullptr));
   auto write = [&](int first, const auto& x, const auto& t) {
     constexpr int K = std::extent<std::remove_reference_t<decltype(x)>>::value;
     A q[K] = {};
@@ -411,8 +421,8 @@ __global__ void __launch_bounds__(kRowThreads) step_merge_kernel(const StepJob<L
   using A = typename Loss::A;
   const long long row = job.first_row + (long long)blockIdx.x * kRowThreads + threadIdx.x;
   if (row >= job.rows) return;
-  const auto of = [&](long long i, int k) { return job.slices[(i * row_statistics<Loss> + k) * job.rows + row]; };
-  store_totals(merge_slices<Loss, A>(job.slice_count, of), job.statistics, job.rows, row);
+  const auto of = [&](long long i, int k) { return job.slices[(i * row_statistics<Loss> + k) * job.all_rows + row]; };
+  store_totals(merge_slices<Loss, A>(job.slice_count, of), job.statistics, job.all_rows, row);
 }
 
 template <class Loss, class T>
@@ -424,10 +434,10 @@ __global__ void __launch_bounds__(kRowThreads) step_outputs_kernel(const StepJob
   if (job.target == nullptr || job.target[row] != job.ignore_index) {
     const bool has_index = job.target != nullptr;
     const A* const statistics = job.statistics;
-    row_values(job.loss, has_index, load_totals<Loss>(statistics, job.rows, row, has_index), values);
+    row_values(job.loss, has_index, load_totals<Loss>(statistics, job.all_rows, row, has_index), values);
   }
 #pragma unroll
-  for (int k = 0; k < Loss::outputs; ++k) job.outputs[k * job.rows + row] = values[k];
+  for (int k = 0; k < Loss::outputs; ++k) job.outputs[k * job.all_rows + row] = values[k];
 }
 
 }  // namespace fastloss

@@ -1,6 +1,6 @@
 // Who works on a row of unit class stride: some lanes of a warp, a block, or a cluster of blocks. Every team offers
 //
-//   row               the row
+//   row               the row, among those of this launch
 //   rank, ranks       which slice of the row this thread's block works on, of how many
 //   thread, threads   this thread's place among those of the slice
 //   slot              place of the slice in the block's shared memory
@@ -60,13 +60,12 @@ class LanesTeam {
       : thread(int(threadIdx.x) & (job.lanes - 1)),
         threads(job.lanes),
         slot(int(threadIdx.x) / job.lanes),
-        row_(job.first_row + (long long)blockIdx.x * (int(blockDim.x) / job.lanes) + slot),
+        row((long long)blockIdx.x * (int(blockDim.x) / job.lanes) + slot),
         mask_((0xffffffffu >> (32 - job.lanes)) << (threadIdx.x & 31u & ~(unsigned(job.lanes) - 1u))) {}
 
   const int thread, threads, slot;
+  const long long row;
   static constexpr int rank = 0, ranks = 1;
-
-  GPU_INLINE long long row() const { return row_; }
 
   GPU_INLINE bool reports() const { return thread == 0; }
   template <bool kDense, class Units, class A>
@@ -81,21 +80,19 @@ class LanesTeam {
   GPU_INLINE void leave() const {}
 
  private:
-  const long long row_;
   const unsigned mask_;
 };
 
 class BlockTeam {
  public:
   template <class Job>
-  GPU_INLINE explicit BlockTeam(const Job& job)
-      : thread(int(threadIdx.x)), threads(int(blockDim.x)), first_row_(job.first_row) {}
+  GPU_INLINE explicit BlockTeam(const Job&)
+      : thread(int(threadIdx.x)), threads(int(blockDim.x)), row((long long)blockIdx.x) {}
 
   const int thread, threads;
+  const long long row;
   static constexpr int slot = 0, rank = 0, ranks = 1;
 
-  // Computed anew at every use: kept across the passes over the row, it was spilled on sm_80.
-  GPU_INLINE long long row() const { return first_row_ + block_number(); }
   GPU_INLINE bool reports() const { return thread == 0; }
   template <bool kDense, class Units, class A>
   GPU_INLINE Statistics<A> join(const Units& units, const Statistics<A>& s) const {
@@ -111,21 +108,18 @@ class BlockTeam {
     return part;
   }
   GPU_INLINE void leave() const {}
-
- private:
-  const long long& first_row_;
 };
 
 #if GPU_ARCH >= 900
 class ClusterTeam {
  public:
   template <class Job>
-  GPU_INLINE explicit ClusterTeam(const Job& job)
+  GPU_INLINE explicit ClusterTeam(const Job&)
       : thread(int(threadIdx.x)),
         threads(int(blockDim.x)),
         rank(int(cluster_.rank())),
         ranks(int(cluster_.size())),
-        row_(job.first_row + (long long)(blockIdx.x / unsigned(ranks))) {}
+        row((long long)(blockIdx.x / unsigned(ranks))) {}
 
   static constexpr int slot = 0;
 
@@ -134,12 +128,7 @@ class ClusterTeam {
 
  public:
   const int thread, threads, rank, ranks;
-
- private:
-  const long long row_;
-
- public:
-  GPU_INLINE long long row() const { return row_; }
+  const long long row;
 
   GPU_INLINE bool reports() const { return thread == 0 && rank == 0; }
 
