@@ -145,18 +145,27 @@ META: dict[str, Any] = {
 class _Batch:
     """Operands of B calls of a row operator, flattened into those of one call."""
 
-    def __init__(self, info: Any, in_dims: Any, logits: Tensor, target: Tensor, weight: Tensor | None):
+    def __init__(self, info: Any, in_dims: Any, logits: Any, target: Any, weight: Tensor | None):
         if in_dims[2] is not None:
             raise NotImplementedError("fastloss: vmap over the class weights; map over them in a Python loop instead")
         self.size = info.batch_size
         self.weight = weight
-        self.logits = self._flat(logits, in_dims[0])
-        self.target = self._flat(target, in_dims[1])
+        self.logits = self.flat(logits, in_dims[0])
+        self.target = self.flat(target, in_dims[1])
 
-    def _flat(self, operand: Tensor, dim: int | None) -> Tensor:
-        operand = operand.movedim(dim, 0) if dim is not None else operand.expand(self.size, *operand.shape)
-        flat = operand.reshape(-1, *operand.shape[2:])
+    def flat(self, operand: Any, dim: int | None) -> Any:
+        """Rows first: (B, rows, ...) -> (B * rows, ...)"""
+        if operand is None:
+            return None
+        flat = self._batched(operand, dim).flatten(0, 1)
         return row_layout(flat) if flat.dim() > 1 else flat.contiguous()
+
+    def flat_rows(self, operand: Tensor, dim: int | None) -> Tensor:
+        """Rows last: (B, ..., rows) -> (..., B * rows)"""
+        return self._batched(operand, dim).movedim(0, -2).flatten(-2).contiguous()
+
+    def _batched(self, operand: Tensor, dim: int | None) -> Tensor:
+        return operand.movedim(dim, 0) if dim is not None else operand.expand(self.size, *operand.shape)
 
     def split(self, rows: Tensor) -> Tensor:
         """(..., B * rows) -> (B, ..., rows)"""
@@ -186,17 +195,12 @@ def vmap_rules(ops: Any) -> dict[str, Any]:
 
     def row_backward(info, in_dims, grad_loss, logits, target, weight, state, loss, parameters, ignore_index):
         batch = _Batch(info, in_dims[1:4], logits, target, weight)
-
-        def flat(operand, dim):  # (B, ..., rows) -> (..., B * rows)
-            operand = operand.movedim(dim, 0) if dim is not None else operand.expand(batch.size, *operand.shape)
-            return operand.movedim(0, -2).flatten(-2).contiguous()
-
         grad = ops.row_backward(
-            flat(grad_loss, in_dims[0]),
+            batch.flat_rows(grad_loss, in_dims[0]),
             batch.logits,
             batch.target,
             weight,
-            flat(state, in_dims[4]),
+            batch.flat_rows(state, in_dims[4]),
             loss,
             parameters,
             ignore_index,
@@ -214,7 +218,33 @@ def vmap_rules(ops: Any) -> dict[str, Any]:
         grad = ops.row_backward(row_factor, batch.logits, batch.target, weight, state, loss, parameters, ignore_index)
         return (losses * factor, grad.unflatten(0, (batch.size, -1))), (0, 0)
 
+    def row_statistics(info, in_dims, logits, second, target, weight, *how):
+        batch = _Batch(info, (in_dims[0], *in_dims[2:4]), logits, target, weight)
+        second = batch.flat(second, in_dims[1])
+        return batch.split(ops.row_statistics(batch.logits, second, batch.target, weight, *how)), 0
+
+    def row_merge(info, in_dims, statistics, *how):
+        batch = _Batch(info, (None, None, None), None, None, None)
+        return batch.split(ops.row_merge(batch.flat_rows(statistics, in_dims[0]), *how)), 0
+
+    def row_outputs(info, in_dims, statistics, target, *how):
+        batch = _Batch(info, (None, in_dims[1], None), None, target, None)
+        return batch.split(ops.row_outputs(batch.flat_rows(statistics, in_dims[0]), batch.target, *how)), 0
+
+    def row_gradient(info, in_dims, upstream, statistics, logits, second, target, weight, *how):
+        batch = _Batch(info, (in_dims[2], *in_dims[4:6]), logits, target, weight)
+        upstream, statistics = (
+            batch.flat_rows(x, dim) for x, dim in zip((upstream, statistics), in_dims, strict=False)
+        )
+        second = batch.flat(second, in_dims[3])
+        grad = ops.row_gradient(upstream, statistics, batch.logits, second, batch.target, weight, *how)
+        return grad.unflatten(0, (batch.size, -1)), 0
+
     return {
+        "row_statistics": row_statistics,
+        "row_merge": row_merge,
+        "row_outputs": row_outputs,
+        "row_gradient": row_gradient,
         "row_forward": row_forward,
         "row_backward": row_backward,
         "row_forward_backward": row_forward_backward,

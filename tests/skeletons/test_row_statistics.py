@@ -144,6 +144,30 @@ def test_a_common_offset_of_the_logits_costs_nothing() -> None:
 
 
 @needs_cpu
+@pytest.mark.parametrize("shape", [(3, 4, 9), (3, 2, 9, 5)])
+@pytest.mark.parametrize("soft", [False, True], ids=["index", "soft"])
+def test_vmap_of_the_steps(shape: tuple[int, ...], soft: bool) -> None:
+    """A batch of calls is one call of more rows."""
+    x = torch.randn(shape, generator=generator("vmap"))
+    rows = x[0].numel() // shape[2]
+    target = x.softmax(2) if soft else torch.arange(3 * rows).view(3, rows) % shape[2]
+    how = ("cross_entropy", [0.1, 1e-3, 5.0, 1.3], IGNORE)
+    weight, upstream = torch.rand(shape[2]), torch.rand(3, 1, rows)
+
+    def steps(x, target, upstream):
+        statistics = OPERATORS.row_statistics(x, None, target, weight, *how, 0, shape[2])
+        merged = OPERATORS.row_merge(statistics[None], *how[:2])
+        outputs = OPERATORS.row_outputs(merged, target, *how, shape[2])
+        gradient = OPERATORS.row_gradient(upstream, merged, x, None, target, weight, *how, 0, shape[2])
+        return merged, outputs, gradient
+
+    mapped = torch.vmap(steps)(x, target, upstream)
+    alone = [torch.stack(parts) for parts in zip(*map(steps, x, target, upstream), strict=True)]
+    for a, b in zip(mapped, alone, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@needs_cpu
 def test_what_does_not_fit_is_refused() -> None:
     x, y = torch.randn(3, 7), torch.tensor([0, 6, 2])
     call = Call("cross_entropy", [0.0, 0.0, 0.0, 1.0], x, y)
