@@ -25,7 +25,16 @@ from fastloss.core.arguments import (
 )
 from fastloss.core.autograd import Gradients, differentiate, differentiate_in_place, gradient_wanted
 from fastloss.core.registry import BY_KERNEL, LOSSES
-from fastloss.operators.row import MEAN, NONE, REDUCTIONS, RowOperands, denominator, row_count, row_layout
+from fastloss.operators.row import (
+    COMMON_STATISTICS,
+    MEAN,
+    NONE,
+    REDUCTIONS,
+    RowOperands,
+    denominator,
+    row_count,
+    row_layout,
+)
 
 SMALL = f"up to {SMALL_ON_CPU} logits on a CPU, torch's own kernels are quicker than the way to ours"
 
@@ -122,6 +131,9 @@ class Row:
         index_targets_only: the kernels know no target that is spread over the classes: class probabilities and
             ``label_smoothing`` are the reference's.
         drop_in: torch has this loss as a kernel or two, which answer for small inputs on a CPU.
+        outputs: numbers that a row gives.
+        sums: sums over the classes that are the functor's own.
+        two_rows: the loss compares each row of logits with a second one.
     """
 
     def __init__(
@@ -131,11 +143,17 @@ class Row:
         weight: str = "weight",
         index_targets_only: bool = False,
         drop_in: bool = False,
+        outputs: int = 1,
+        sums: int = 0,
+        two_rows: bool = False,
     ) -> None:
         self.parameters = parameters
         self.weight = weight
         self.index_targets_only = index_targets_only
         self.drop_in = drop_in
+        self.outputs = outputs
+        self.two_rows = two_rows
+        self.statistics = COMMON_STATISTICS + 2 * two_rows + sums
 
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, self.parameters)

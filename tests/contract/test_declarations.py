@@ -32,7 +32,8 @@ def described(loss: Any) -> dict[str, Any]:
     """What its functor should say, by the declaration."""
     parameters = len(loss.parameters)
     if isinstance(loss, Row):
-        return {"parameters": parameters, "modulated": loss.index_targets_only}
+        shapes = {"outputs": loss.outputs, "statistics": loss.statistics, "two_rows": loss.two_rows}
+        return {"parameters": parameters, "modulated": loss.index_targets_only, **shapes}
     if isinstance(loss, Outer):
         return {"operands": len(loss.operands), "parameters": parameters}
     return {
