@@ -1,8 +1,8 @@
 """From the arguments of a loss, as users pass them, to the operands of a skeleton's operators: what skeletons share.
 
-A skeleton (:mod:`fastloss.skeletons`) lowers a call in one of three ways: to a call of its operators; to
-:class:`Invalid`, which the reference body turns into torch's own error (or handles, where torch has a special case); or
-to a plain string, the reason why the kernels do not compute this valid call.
+A skeleton (:mod:`fastloss.skeletons`) lowers a call to a call of its operators, or to the reason why not:
+:class:`Invalid`, which the reference body turns into torch's own error (or handles, where torch has a special case), or
+:class:`Refused`, where the kernels do not compute this valid call.
 """
 
 from __future__ import annotations
@@ -27,14 +27,27 @@ DEVICES = ("cpu", "cuda", "xpu")  # for whose tensors there are kernels
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # numbered so in csrc
 
 
-class Invalid(str):
-    """Why torch's own checks and special cases should have this call."""
+class Refused:
+    """What lowering comes to where the kernels do not compute a call, though it is a good one: the reason."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
 
 
-EMPTY = Invalid("there are no elements, so there is nothing to launch")
-OVERRIDDEN = "an argument has a __torch_function__ of its own"
+class Invalid(Refused):
+    """Torch's own checks and special cases should have this call."""
+
+
+class Empty(Invalid):
+    """There are no elements, so there is nothing to launch."""
+
+    def __init__(self) -> None:
+        super().__init__("there are no elements, so there is nothing to launch")
+
+
+OVERRIDDEN = Refused("an argument has a __torch_function__ of its own")
 # An operator of ours would be a hole in such a program: no gradient passes it, and it does not load without fastloss.
-LEAVES = "an exported or traced program keeps torch's own operators, which load and train anywhere"
+LEAVES = Refused("an exported or traced program keeps torch's own operators, which load and train anywhere")
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,7 @@ class Signature:
             bound[name] = value
         return bound
 
-    def parameter_values(self, bound: dict[str, Any]) -> list[float] | str:
+    def parameter_values(self, bound: dict[str, Any]) -> list[float] | Refused:
         """The hyper-parameters in the kernels' order, or why not."""
         values: dict[str, float] = {}
         for name, hyper in self.parameters.items():
@@ -88,7 +101,7 @@ class Signature:
             if value is None:
                 value = values[hyper.none] if isinstance(hyper.none, str) else hyper.none
             if isinstance(value, Tensor):
-                return f"{name} is a tensor; the kernels take a Python number"
+                return Refused(f"{name} is a tensor; the kernels take a Python number")
             if not isinstance(value, (int, float)):
                 return Invalid(f"{name} is not a number")
             if not hyper.low <= value <= hyper.high:
@@ -180,10 +193,10 @@ def known_to_be_false(mask: Tensor) -> bool:
     return has_values and not bool(mask.any())
 
 
-def differentiation_refused() -> str | None:
+def differentiation_refused() -> Refused | None:
     """Why the autograd of the kernels cannot serve the transforms that are active now."""
     if torch.autograd.forward_ad._current_level >= 0:
-        return "forward-mode differentiation"
+        return Refused("forward-mode differentiation")
     if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        return "torch.func inside torch.compile, where Dynamo (2.13) would take our gradient for a constant"
+        return Refused("torch.func inside torch.compile, where Dynamo (2.13) would take our gradient for a constant")
     return None
