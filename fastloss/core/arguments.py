@@ -173,6 +173,11 @@ def differentiation_refused() -> str | None:
     """Why the autograd of the kernels cannot serve the transforms that are active now."""
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode differentiation"
-    if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+    if not torch._C._are_functorch_transforms_active():
+        return None
+    if torch.compiler.is_compiling():
         return "torch.func inside torch.compile, where Dynamo (2.13) would take our gradient for a constant"
+    functionalize = torch._C._functorch.TransformType.Functionalize
+    if any(transform.key() == functionalize for transform in torch._C._functorch.get_interpreter_stack() or ()):
+        return "torch.func.functionalize, which has no rule for an autograd Function"
     return None

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fastloss.core.arguments import accumulator_dtype
+from fastloss.operators.batch import one_by_one
 
 NONE, MEAN, SUM = 0, 1, 2
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
@@ -93,15 +94,13 @@ META: dict[str, Any] = {
 # ------------------------------------------------------------------------------------------ vmap
 #
 # A batch of calls is one call with more rows: (B, rows, C) is (B * rows, C). Only what depends on a whole call, the
-# mean's denominator, is formed per batch entry.
+# mean's denominator, is formed per batch entry. Calls with class weights of their own are made one by one.
 
 
 class _Batch:
     """Operands of B calls of a row operator, flattened into those of one call."""
 
     def __init__(self, info: Any, in_dims: Any, logits: Tensor, target: Tensor, weight: Tensor | None):
-        if in_dims[2] is not None:
-            raise NotImplementedError("fastloss: vmap over the class weights; map over them in a Python loop instead")
         self.size = info.batch_size
         self.weight = weight
         self.logits = self._flat(logits, in_dims[0])
@@ -129,6 +128,9 @@ class _Batch:
 
 def vmap_rules(ops: Any) -> dict[str, Any]:
     def row_forward(info, in_dims, logits, target, weight, loss, parameters, ignore_index, reduction):
+        if in_dims[2] is not None:
+            how = (loss, parameters, ignore_index, reduction)
+            return one_by_one(ops.row_forward, info, in_dims, logits, target, weight, *how)
         batch = _Batch(info, in_dims, logits, target, weight)
         rows, state = ops.row_forward(batch.logits, batch.target, weight, loss, parameters, ignore_index, NONE)
         losses, state = batch.split(rows), batch.split(state)
@@ -139,6 +141,9 @@ def vmap_rules(ops: Any) -> dict[str, Any]:
         return (losses, state), (0, 0)
 
     def row_backward(info, in_dims, grad_loss, logits, target, weight, state, loss, parameters, ignore_index):
+        if in_dims[3] is not None:
+            how = (loss, parameters, ignore_index)
+            return one_by_one(ops.row_backward, info, in_dims, grad_loss, logits, target, weight, state, *how)
         batch = _Batch(info, in_dims[1:4], logits, target, weight)
 
         def flat(operand, dim):  # (B, ..., rows) -> (..., B * rows)
@@ -158,6 +163,9 @@ def vmap_rules(ops: Any) -> dict[str, Any]:
         return grad.unflatten(0, (batch.size, -1)), 0
 
     def row_forward_backward(info, in_dims, logits, target, weight, loss, parameters, ignore_index, reduction):
+        if in_dims[2] is not None:
+            how = (loss, parameters, ignore_index, reduction)
+            return one_by_one(ops.row_forward_backward, info, in_dims, logits, target, weight, *how)
         batch = _Batch(info, in_dims, logits, target, weight)
         rows, state = ops.row_forward(batch.logits, batch.target, weight, loss, parameters, ignore_index, NONE)
         losses = batch.split(rows).sum(-1)
