@@ -23,6 +23,8 @@ from torch import Tensor
 SMALL_ON_CPU = 4096
 
 DEVICES = ("cpu", "cuda", "xpu")  # for whose tensors there are kernels
+# Beyond these a number is 0, infinite, or has an infinite inverse where the arithmetic is float32; 0 is a switch.
+_SMALLEST, _LARGEST = torch.finfo(torch.float32).smallest_normal, torch.finfo(torch.float32).max
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # numbered so in csrc
 
 
@@ -83,6 +85,8 @@ class Signature:
             values[i] = 0.0 if value is None else float(value)
             if not parameter.low <= values[i] <= parameter.high:
                 return Invalid(f"{name} is out of range")
+            if values[i] and not _SMALLEST <= abs(values[i]) <= _LARGEST and not math.isinf(values[i]):
+                return f"{name} is no normal number of float32, in which the kernels compute"
         return values
 
 

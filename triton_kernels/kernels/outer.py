@@ -19,7 +19,7 @@ def read(tensor, row, row_stride, index, step, mask, A: tl.constexpr):
     return widen(tl.load(tensor + row * row_stride + index.to(tl.int64) * step, mask=mask, other=0.0), A)
 
 
-@triton.jit(do_not_specialize=["sources", "targets", "blocks", "row_strides", "factor"])
+@triton.jit(do_not_specialize=["sources", "targets", "blocks", "row_strides", "factor", "coefficients"])
 def outer_kernel(
     source, target, operands, row_factor, factor, coefficients, loss, gradient,
     sources, targets, blocks, row_strides, steps,

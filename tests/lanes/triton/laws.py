@@ -14,3 +14,7 @@ PAIRWISE_PATHS = (
     "triton and (kernels_agree and (labels or queue or supcon_loss-triton or siglip or clip_loss-triton or "
     "(decoupled and not target and not supcon)) or layouts and (clip_loss or info_nce))"
 )
+# Of the numbers that a call hands over: hyper-parameters, normalizers, dtypes.
+NUMBER_LAWS = (
+    "(edges_of_a_parameter and float32) or (normalizer_is_one and (huber or ppo_clip)) or dtypes_that_do_not_fit"
+)

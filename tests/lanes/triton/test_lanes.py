@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lanes.triton import processes
-from lanes.triton.laws import PAIRS_LAWS, PAIRWISE_PATHS, POINTWISE_LAWS
+from lanes.triton.laws import NUMBER_LAWS, PAIRS_LAWS, PAIRWISE_PATHS, POINTWISE_LAWS
 
 CHIPS = ("sm_80", "sm_90", "sm_100", "gfx942")
 COMPILED = {
@@ -22,6 +25,11 @@ INTERPRETED = {
     "laws of the pointwise losses": ("../../test_pointwise", ("-k", POINTWISE_LAWS, "-W", "ignore"), 60),
     "laws of the losses over pairs": ("../../test_pairs", ("-k", PAIRS_LAWS, "-W", "ignore"), 30),
     "pairwise losses": ("../../test_pairwise", ("-k", PAIRWISE_PATHS, "-W", "ignore"), 40),
+    "laws of numbers": (
+        "../../laws/test_parameters",
+        ("../../laws/test_masks_fit.py", "../../laws/test_arguments.py", "-k", NUMBER_LAWS, "-W", "ignore"),
+        20,
+    ),
     "row kernels": ("lane_interpreter", (), 60),
     "pointwise kernels": ("lane_pointwise", (), 60),
     "pointwise losses": ("lane_pointwise_losses", (), 60),
@@ -44,6 +52,14 @@ def check(outcome: processes.Outcome) -> int:
 def test_interpreted(name: str, lane_ran: Callable[[str, int], None]) -> None:
     lane, options, _ = INTERPRETED[name]
     lane_ran(f"Triton, interpreted: {name}", check(processes.interpret(lane, *options)))
+
+
+@pytest.mark.slow(20)
+def test_the_interpreter_as_it_is_installed(lane_ran: Callable[[str, int], None]) -> None:
+    command = [sys.executable, str(processes.FOLDER / "stock.py")]
+    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lane_ran("Triton, the interpreter as it is installed", int(done.stdout.split()[0]))
 
 
 @pytest.mark.slow(30)
