@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from fastloss.core import arguments, memo, torch_losses
+from fastloss.core import arguments, environment, memo, torch_losses
 from fastloss.core.backends import CHOICES, KERNELS, NAMES, NONE, Explanation, unavailable
 
 Run = Callable[[], Any]
@@ -34,13 +33,7 @@ class BackendError(RuntimeError):
 # ------------------------------------------------------------------------------------------ what the user asks for
 
 
-def _checked(name: str, source: str) -> str:
-    if name not in NAMES:
-        raise ValueError(f"{source}: unknown backend {name!r}; choose one of {', '.join(NAMES)}")
-    return name
-
-
-_default = _checked(os.environ.get("FASTLOSS_BACKEND") or "auto", "FASTLOSS_BACKEND")
+_default = environment.BACKEND.read()
 _local = threading.local()  # not a ContextVar: torch.compile cannot trace one, and does guard on this
 
 
@@ -62,7 +55,8 @@ def backend(name: str) -> Iterator[None]:
         BackendError: from a loss inside the block that the chosen backend cannot compute, with the reason. Only
             ``"auto"`` lets another backend answer.
     """
-    _checked(name, "fastloss.backend")
+    if name not in NAMES:
+        raise ValueError(f"fastloss.backend: unknown backend {name!r}; choose one of {', '.join(NAMES)}")
     before = getattr(_local, "backend", None)
     _local.backend = name
     try:
@@ -90,10 +84,10 @@ def explain(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     """
     if isinstance(loss, torch.nn.Module):
         loss, args, kwargs = loss.bind(*args, **kwargs)  # type: ignore[operator]
-    plan = getattr(loss, "plan", None)
-    if plan is None:
+    resolve = getattr(loss, "resolve", None)
+    if resolve is None:
         return Explanation("reference", f"{getattr(loss, '__name__', loss)} has no fused kernels")
-    return plan(args, kwargs)[0]
+    return resolve(args, kwargs)[0]
 
 
 # ------------------------------------------------------------------------------------------ selection
@@ -231,11 +225,11 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
                     known.remember(described[0], run)
             return resolution.run()
 
-        def plan(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, Call | str]:
+        def resolved(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, Call | str]:
             resolution = resolve(_requested(), args, kwargs)
             return resolution.explanation, resolution.call
 
-        loss.plan = plan  # type: ignore[attr-defined]
+        loss.resolve = resolved  # type: ignore[attr-defined]
         return loss  # type: ignore[return-value]
 
     return decorate

@@ -13,8 +13,8 @@ from fastloss.core.arguments import (
     DTYPES,
     EMPTY,
     SMALL_ON_CPU,
+    Hyper,
     Invalid,
-    Parameter,
     Signature,
     accumulator_dtype,
     autocast_applies,
@@ -24,8 +24,17 @@ from fastloss.core.arguments import (
     wraps,
 )
 from fastloss.core.autograd import Gradients, differentiate, differentiate_in_place, gradient_wanted
-from fastloss.core.registry import LOSSES
-from fastloss.operators.row import MEAN, NONE, REDUCTIONS, RowOperands, denominator, row_count, row_layout
+from fastloss.core.registry import BY_KERNEL, LOSSES
+from fastloss.operators.row import (
+    COMMON_STATISTICS,
+    MEAN,
+    NONE,
+    REDUCTIONS,
+    RowOperands,
+    denominator,
+    row_count,
+    row_layout,
+)
 
 SMALL = f"up to {SMALL_ON_CPU} logits on a CPU, torch's own kernels are quicker than the way to ours"
 
@@ -122,24 +131,33 @@ class Row:
         index_targets_only: the kernels know no target that is spread over the classes: class probabilities and
             ``label_smoothing`` are the reference's.
         drop_in: torch has this loss as a kernel or two, which answer for small inputs on a CPU.
+        outputs: numbers that a row gives.
+        sums: sums over the classes that are the functor's own.
+        two_rows: the loss compares each row of logits with a second one.
     """
 
     def __init__(
         self,
         *,
-        parameters: Mapping[str, Parameter],
+        parameters: Mapping[str, Hyper],
         weight: str = "weight",
         index_targets_only: bool = False,
         drop_in: bool = False,
+        outputs: int = 1,
+        sums: int = 0,
+        two_rows: bool = False,
     ) -> None:
         self.parameters = parameters
         self.weight = weight
         self.index_targets_only = index_targets_only
         self.drop_in = drop_in
+        self.outputs = outputs
+        self.two_rows = two_rows
+        self.statistics = COMMON_STATISTICS + 2 * two_rows + sums
 
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, self.parameters)
-        LOSSES[self.signature.name] = self
+        LOSSES[self.signature.name] = BY_KERNEL[self.signature.name] = self
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the reference body answers."""

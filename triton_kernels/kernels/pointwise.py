@@ -226,7 +226,7 @@ def pointwise_tile(
     if WEIGHTS:
         summands += (w,)
     for k in tl.static_range(len(METRICS)):
-        if METRICS[k] == "term":
+        if METRICS[k] == "part":
             summands += (f * metrics[k],)
         elif METRICS[k] == "mean":
             summands += (w * metrics[k],)

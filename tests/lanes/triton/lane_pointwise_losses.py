@@ -56,7 +56,7 @@ def kernels() -> list[Kernel]:
         }
         with fastloss.backend("triton"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _, call = case.loss.plan((), {**made, **leaves, **case.options})
+            _, call = case.loss.resolve((), {**made, **leaves, **case.options})
         how = call.plan.problem
         differentiable = tuple(k for k in range(how.wanted_operands.bit_length()) if how.wanted_operands >> k & 1)
         kernel = Kernel(how.loss, tuple(how.parameters), differentiable)
@@ -121,7 +121,7 @@ def test_against_the_functor(kernel, special):
     _, metrics, _ = launch(kernel, rows, reduce=True)
     by_metric = torch.tensor([element[2] for element in elements], dtype=torch.float64).t()
     assert len(metrics) == len(by_metric) == len(described.metrics)
-    reductions = {"mean": torch.mean, "term": torch.sum, "min": torch.amin, "max": torch.amax}
+    reductions = {"mean": torch.mean, "part": torch.sum, "min": torch.amin, "max": torch.amax}
     for k, kind in enumerate(described.metrics):
         torch.testing.assert_close(metrics[k], reductions[kind](by_metric[k]), rtol=1e-12, atol=1e-13)
 

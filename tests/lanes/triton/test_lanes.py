@@ -19,6 +19,7 @@ COMPILED = {
     "pointwise": ("lane_pointwise_compile", ("-k", "test_skeleton"), CHIPS),
     "outer": ("lane_outer_compile", (), ("sm_90", "gfx942")),  # one of each vendor: it is arithmetic alone
     "similarity": ("lane_similarity_compile", (), CHIPS),
+    "row_statistics": ("lane_row_statistics_compile", (), ("sm_90", "gfx942")),
 }
 # file, options of pytest, about so many seconds
 INTERPRETED = {
@@ -31,6 +32,7 @@ INTERPRETED = {
         20,
     ),
     "row kernels": ("lane_interpreter", (), 60),
+    "rows in steps": ("lane_row_statistics", (), 30),
     "pointwise kernels": ("lane_pointwise", (), 60),
     "pointwise losses": ("lane_pointwise_losses", (), 60),
 }
