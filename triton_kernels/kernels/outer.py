@@ -37,9 +37,7 @@ def outer_kernel(
     x = ()
     for k in tl.static_range(len(operands)):
         x += (read(operands[k], row, row_strides[2 + k], i, steps[2 + k], exists, A)[:, None],)
-    c = ()
-    for k in tl.static_range(len(coefficients)):
-        c += (None if coefficients[k] is None else number(coefficients[k], A),)
+    c = [None if k is None else number(k, A) for k in coefficients]
     f = number(factor, A)
     losses = tl.zeros((SOURCES, TARGETS), A)
     slopes = tl.zeros((SOURCES, TARGETS), A)

@@ -45,15 +45,9 @@ from .row_tiles import (
 
 @triton.jit(
     do_not_specialize=[
-        "rows",
-        "classes",
-        "logits_stride",
-        "target_stride",
-        "gradient_stride",
-        "ignore_index",
-        "coefficients",
+        "rows", "classes", "logits_stride", "target_stride", "gradient_stride", "ignore_index", "coefficients",
     ],
-)
+)  # fmt: skip
 def resident_kernel(
     logits, target, weight, state, grad_loss, denominator, loss, gradient,
     rows, classes, logits_stride, target_stride, gradient_stride, ignore_index, coefficients,
@@ -176,15 +170,9 @@ def resident_kernel(
 
 @triton.jit(
     do_not_specialize=[
-        "rows",
-        "classes",
-        "logits_stride",
-        "target_stride",
-        "gradient_stride",
-        "ignore_index",
-        "coefficients",
+        "rows", "classes", "logits_stride", "target_stride", "gradient_stride", "ignore_index", "coefficients",
     ],
-)
+)  # fmt: skip
 def streaming_kernel(
     logits, target, weight, state, grad_loss, denominator, loss, gradient,
     rows, classes, logits_stride, target_stride, gradient_stride, ignore_index, coefficients,
