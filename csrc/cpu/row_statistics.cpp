@@ -431,6 +431,7 @@ struct StepTask {
 
   bool by_rows() const { return p.inner == 1; }
   int64_t tasks() const {
+    if (p.rows == 0) return 0;
     switch (p.step) {
       case RowStep::merge:
         return (p.rows + S::lanes - 1) / S::lanes;

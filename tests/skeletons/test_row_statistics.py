@@ -115,9 +115,12 @@ def test_a_slice_without_classes_and_a_call_without_rows() -> None:
     assert (statistics[:2] == -math.inf).all()
     assert (statistics[2:] == 0).all()
     assert empty.gradient(OPERATORS, call.upstream(), call.statistics(OPERATORS)).shape == (4, 0)
-    none = Call("cross_entropy", [0.1, 0.0, 0.0, 1.0], x[:0], torch.empty(0, dtype=torch.long))
-    assert none.statistics(OPERATORS).shape == (6, 0)
-    assert none.outputs(OPERATORS, none.statistics(OPERATORS)).shape == (1, 0)
+    for logits in (x[:0], x[:0, :, None], x[None, :, :0]):
+        none = Call("cross_entropy", [0.1, 0.0, 0.0, 1.0], logits, torch.empty(0, dtype=torch.long))
+        statistics = none.statistics(OPERATORS)
+        assert statistics.shape == (6, 0)
+        assert none.outputs(OPERATORS, statistics).shape == (1, 0)
+        assert none.gradient(OPERATORS, statistics[:1], statistics).shape == logits.shape
 
 
 @needs_cpu
