@@ -88,3 +88,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for name, ran in sorted(cases.items()):
         failed = ran["failed"] + ran["error"]
         terminalreporter.line(f"{ran['passed']:7}{failed:8}{ran['skipped']:9}{seconds[name]:9.0f}  {name}")
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Laws meet every path of what is tiled in Python at the size of the cases: blocks of 64 queries and a similarity
+    matrix of which a part is kept; chunks of 7 rows of 37 classes in float64, the last one shorter."""
+    from fastloss.tiles import linear, similarity
+
+    monkeypatch.setattr(similarity, "TILE_BYTES", 1)
+    monkeypatch.setattr(similarity, "MIN_ROWS", 64)
+    monkeypatch.setattr(similarity, "KEPT_BYTES", 64 * 70 * 8)
+    limit = 7 * 37 * 8
+    monkeypatch.setattr(linear, "CHUNK_BYTES", {"cpu": limit})
+    monkeypatch.setattr(linear, "CHUNK_BYTES_ELSEWHERE", limit)
