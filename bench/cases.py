@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from . import pairs_losses, pairwise_losses, pointwise_losses, row_losses
 from .loss import Arguments, Loss, Shape
+from .losses import LOSSES
 
-LOSSES = (*row_losses.LOSSES, *pointwise_losses.LOSSES, *pairs_losses.LOSSES, *pairwise_losses.LOSSES)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # forward           the loss alone, under no_grad

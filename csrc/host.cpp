@@ -88,8 +88,8 @@ const char* name_of(MetricKind kind) {
   switch (kind) {
     case kMeanMetric:
       return "mean";
-    case kTermMetric:
-      return "term";
+    case kPartMetric:
+      return "part";
     case kMinMetric:
       return "min";
     default:
@@ -126,6 +126,27 @@ py::dict describe() {
   FASTLOSS_ROW_FAMILIES(FASTLOSS_OF_ROW)
   FASTLOSS_OUTER_FAMILIES(FASTLOSS_OF_OUTER)
   return py::dict(py::arg("pointwise") = pointwise, py::arg("row") = row, py::arg("outer") = outer);
+}
+
+// What Python and C++ number alike, and the limits of the kernels.
+py::dict numbers() {
+  py::dict dtypes, reductions, limits;
+#define FASTLOSS_NUMBER(name) dtypes[#name] = int(DType::name);
+  FASTLOSS_NUMBER(float32)
+  FASTLOSS_NUMBER(float64)
+  FASTLOSS_NUMBER(float16)
+  FASTLOSS_NUMBER(bfloat16)
+#undef FASTLOSS_NUMBER
+#define FASTLOSS_NUMBER(name) reductions[#name] = int(Reduction::name);
+  FASTLOSS_NUMBER(none)
+  FASTLOSS_NUMBER(mean)
+  FASTLOSS_NUMBER(sum)
+#undef FASTLOSS_NUMBER
+  limits["dimensions"] = kMaxDimensions;
+  limits["operands"] = kMaxOperands;
+  limits["outer_operands"] = kMaxOuterOperands;
+  limits["metrics"] = kMaxMetrics;
+  return py::dict(py::arg("dtypes") = dtypes, py::arg("reductions") = reductions, py::arg("limits") = limits);
 }
 
 std::vector<float> vector_math(const std::string& set, const std::string& name, std::vector<float> values) {
@@ -171,6 +192,7 @@ PYBIND11_MODULE(_host, m) {
         "(loss, derivatives, metrics, inside the domain?) at one element, in double, straight from the functor.");
   m.def("describe", &describe,
         "{contract: {loss: what its functor says of itself}}: operands, parameters, kinds of metrics, domain.");
+  m.def("numbers", &numbers, "{dtypes, reductions, limits}: what Python and C++ number alike, by name.");
   m.def("vector_math", &vector_math, "A vector function of one instruction set, applied to a list of floats.");
 }
 

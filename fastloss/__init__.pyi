@@ -5,8 +5,8 @@ from fastloss import functional as functional
 from fastloss import nn as nn
 from fastloss import rl as rl
 from fastloss._version import __version__ as __version__
+from fastloss.core.backends import Explanation as Explanation
 from fastloss.core.dispatch import BackendError as BackendError
-from fastloss.core.dispatch import Explanation as Explanation
 from fastloss.core.dispatch import backend as backend
 from fastloss.core.dispatch import explain as explain
 from fastloss.functional import batch_hard_triplet_loss as batch_hard_triplet_loss

@@ -1,4 +1,7 @@
-"""Triton backend: one file a skeleton (row.py), what they share in common.py. Installed as fastloss.triton_kernels.
+"""Triton backend, installed as fastloss.triton_kernels: losses/F.py has the math of a family, kernels/S.py the loops of
+a skeleton, operators/S.py its launchers, with the names of fastloss/losses and fastloss/operators.
 
-This package imports torch and triton and nothing of fastloss, so that fastloss can decide when to import it.
+It imports torch, triton, what fastloss/core says of dtypes and of the losses (its registry), and what
+fastloss/operators says of shapes. Nothing of fastloss imports it before the first call of a launcher: importing Triton
+takes a second.
 """

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from fastloss.core import environment
 
 # Up to here torch's own two kernels take less time than the Python around a fused one. Measured, forward and backward
 # of a float32 (N, 16): see bench/results.
@@ -37,18 +38,29 @@ LEAVES = "an exported or traced program keeps torch's own operators, which load 
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """A hyper-parameter of a kernel: a number in [low, high]; None stands for 0."""
+class Hyper:
+    """A hyper-parameter of a kernel: a number in [low, high], whose default is that of the loss's signature.
 
-    default: float
+    none: what None stands for, where the loss takes it: a number, or the name of a hyper-parameter before this one.
+    """
+
     low: float = 0.0
     high: float = math.inf
+    none: float | str | None = None
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the operands of a loss have to be, and what is raised where they are not. A GPU's kernels trap with it."""
+
+    requirement: str
+    error: type[Exception] = ValueError
 
 
 class Signature:
     """The arguments of a reference body, and what they mean to every skeleton."""
 
-    def __init__(self, reference: Callable[..., Any], parameters: Mapping[str, Parameter]) -> None:
+    def __init__(self, reference: Callable[..., Any], parameters: Mapping[str, Hyper]) -> None:
         declared = inspect.signature(reference).parameters
         self.name = reference.__name__
         self.reference = reference
@@ -56,7 +68,6 @@ class Signature:
         self.defaults = {name: p.default for name, p in declared.items() if p.default is not p.empty}
         self.parameters = dict(parameters)
         self._positional = sum(p.kind is not inspect.Parameter.KEYWORD_ONLY for p in declared.values())
-        self._parameter_defaults = [parameter.default for parameter in parameters.values()]
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
         """Arguments by name; None if Python would raise a TypeError."""
@@ -71,19 +82,19 @@ class Signature:
 
     def parameter_values(self, bound: dict[str, Any]) -> list[float] | str:
         """The hyper-parameters in the kernels' order, or why not."""
-        values = list(self._parameter_defaults)
-        for i, (name, parameter) in enumerate(self.parameters.items()):
-            if name not in bound:
-                continue
-            value = bound[name]
+        values: dict[str, float] = {}
+        for name, hyper in self.parameters.items():
+            value = bound.get(name, self.defaults.get(name))
+            if value is None:
+                value = values[hyper.none] if isinstance(hyper.none, str) else hyper.none
             if isinstance(value, Tensor):
                 return f"{name} is a tensor; the kernels take a Python number"
-            if not (value is None or isinstance(value, (int, float))):
+            if not isinstance(value, (int, float)):
                 return Invalid(f"{name} is not a number")
-            values[i] = 0.0 if value is None else float(value)
-            if not parameter.low <= values[i] <= parameter.high:
+            if not hyper.low <= value <= hyper.high:
                 return Invalid(f"{name} is out of range")
-        return values
+            values[name] = float(value)
+        return list(values.values())
 
 
 def reduction_of(bound: dict[str, Any], default: str) -> Any:
@@ -143,7 +154,7 @@ def readable(tensor: Tensor) -> bool:
 def check_range(index: Tensor, count: int, ignored: int) -> None:
     """Torch's IndexError for an index outside [0, count) that is not `ignored`, where that costs no synchronisation; on
     a device only with FASTLOSS_VALIDATE=1, which asks for one."""
-    if not readable(index) and not (index.is_cuda and os.environ.get("FASTLOSS_VALIDATE") == "1"):
+    if not readable(index) and not (index.is_cuda and environment.VALIDATE.read()):
         return
     wrong = ((index < 0) | (index >= count)) & (index != ignored)
     if wrong.any():

@@ -10,27 +10,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from fastloss import operators
-from fastloss.core import arguments, memo, torch_losses
+from fastloss.core import arguments, environment, memo, torch_losses
+from fastloss.core.backends import CHOICES, KERNELS, NAMES, NONE, Explanation, unavailable
 
-BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
-
-# backend -> device types, device type -> automatic order of preference, backend -> namespace of its operators
-_DEVICES = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda", "xpu")}
-_AUTOMATIC = {"cpu": ("cpu",), "cuda": ("cuda", "triton"), "xpu": ("triton",)}
-_NAMESPACE = {"cpu": "fastloss", "cuda": "fastloss", "triton": "fastloss_triton"}
-
-NONE = "none"  # an explanation's backend where the call raises
 Run = Callable[[], Any]
 
 Loss = TypeVar("Loss", bound=Callable[..., Any])
@@ -40,27 +30,10 @@ class BackendError(RuntimeError):
     """An explicitly chosen backend cannot run a call; the message says why."""
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """Which backend answers a call, and why."""
-
-    backend: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.backend}: {self.reason}"
-
-
 # ------------------------------------------------------------------------------------------ what the user asks for
 
 
-def _checked(name: str, source: str) -> str:
-    if name not in BACKENDS:
-        raise ValueError(f"{source}: unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
-    return name
-
-
-_default = _checked(os.environ.get("FASTLOSS_BACKEND") or "auto", "FASTLOSS_BACKEND")
+_default = environment.BACKEND.read()
 _local = threading.local()  # not a ContextVar: torch.compile cannot trace one, and does guard on this
 
 
@@ -82,7 +55,8 @@ def backend(name: str) -> Iterator[None]:
         BackendError: from a loss inside the block that the chosen backend cannot compute, with the reason. Only
             ``"auto"`` lets another backend answer.
     """
-    _checked(name, "fastloss.backend")
+    if name not in NAMES:
+        raise ValueError(f"fastloss.backend: unknown backend {name!r}; choose one of {', '.join(NAMES)}")
     before = getattr(_local, "backend", None)
     _local.backend = name
     try:
@@ -117,35 +91,7 @@ def explain(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
 
 
 # ------------------------------------------------------------------------------------------ selection
-#
-# Whether a backend can run depends on nothing but the process and the device type, so every choice is made once, here.
 
-
-def unavailable(name: str, device: str) -> str | None:
-    """Why backend `name` cannot compute on tensors of a device type; None: it can."""
-    interpreted = name == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-    if device not in _DEVICES[name] and not interpreted:
-        return f"it does not compute on {device} tensors"
-    return operators.UNAVAILABLE[name]
-
-
-def _automatic(device: str) -> Explanation:
-    candidates = _AUTOMATIC[device]
-    reasons = {name: unavailable(name, device) for name in candidates}
-    for name, reason in reasons.items():
-        if reason is None:
-            return Explanation(name, f"the first of ({', '.join(candidates)}) that runs on {device} tensors")
-    return Explanation("reference", "; ".join(str(reason) for reason in reasons.values()))
-
-
-_CHOICES: dict[tuple[str, str], Explanation | None] = {
-    **{("auto", device): _automatic(device) for device in _AUTOMATIC},
-    **{
-        (name, device): None if unavailable(name, device) else Explanation(name, "chosen explicitly")
-        for name in _DEVICES
-        for device in _AUTOMATIC
-    },
-}
 _EXPLICIT_REFERENCE = Explanation("reference", "chosen explicitly")
 
 
@@ -198,7 +144,7 @@ def _select(requested: str, call: Call | str) -> Explanation:
         chosen = Explanation("reference", call) if requested == "auto" else None
     else:
         device = call.device_type
-        chosen = _CHOICES[requested, device]
+        chosen = CHOICES[requested, device]
         reason = None if chosen else unavailable(requested, device)
     if chosen is None:
         raise BackendError(f"fastloss: backend {requested!r} cannot run this call: {reason}")
@@ -260,7 +206,7 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
                 return Resolution(chosen, refuse, call)
             if chosen.backend == "reference":
                 return Resolution(chosen, answer(args, kwargs), call)
-            return Resolution(chosen, lambda: call.run(_NAMESPACE[chosen.backend]), call)
+            return Resolution(chosen, lambda: call.run(KERNELS[chosen.backend].namespace), call)
 
         @functools.wraps(reference)
         def loss(*args: Any, **kwargs: Any) -> Any:
@@ -272,9 +218,9 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
             if run is not None:
                 return run(described[1])
             resolution = resolve(requested, args, kwargs)
-            if resolution.explanation.backend in _NAMESPACE and not isinstance(resolution.call, str):
+            if resolution.explanation.backend in KERNELS and not isinstance(resolution.call, str):
                 call = cast(RepeatableCall, resolution.call)
-                run = call.repeated(described[1], _NAMESPACE[resolution.explanation.backend])
+                run = call.repeated(described[1], KERNELS[resolution.explanation.backend].namespace)
                 if run is not None:
                     known.remember(described[0], run)
             return resolution.run()

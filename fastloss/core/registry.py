@@ -6,3 +6,7 @@ from typing import Any
 
 LOSSES: dict[str, Any] = {}
 """The skeleton's description of every fused loss, with its reference body."""
+
+BY_KERNEL: dict[str, Any] = {}
+"""The same by the names of the kernels: a loss with several formulas has one for each. Filled at decoration: a program
+that was loaded, or compiled first, asks for shapes before anything was lowered."""

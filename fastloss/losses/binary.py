@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.core import torch_losses
-from fastloss.core.arguments import Invalid, Parameter
+from fastloss.core.arguments import Domain, Hyper, Invalid
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import one_dtype, result_dtype, widened
 from fastloss.core.metrics import counted
@@ -60,6 +60,7 @@ def _torch_weights(arguments: dict[str, Any]) -> dict[str, Any] | str:
         constants={"weight": 1.0},
         differentiable=("input", "target"),
         shapes="equal",
+        domain=Domain("all elements of input and target should be between 0 and 1", RuntimeError),
         drop_in=True,
         prepare=_torch_weights,
     )
@@ -203,7 +204,7 @@ def _with_positives(arguments: dict[str, Any]) -> dict[str, Any] | str:
 @fused(
     Pointwise(
         operands=("inputs", "targets"),
-        parameters={"alpha": Parameter(0.25, low=-1.0, high=1.0), "gamma": Parameter(2.0)},
+        parameters={"alpha": Hyper(low=-1.0, high=1.0), "gamma": Hyper()},
         shapes="equal",
         prepare=_with_positives,
     )
@@ -355,7 +356,7 @@ def soft_margin_loss(
 @fused(
     Pointwise(
         operands=("input", "target"),
-        parameters={"margin": Parameter(1.0, low=-math.inf)},
+        parameters={"margin": Hyper(low=-math.inf)},
         differentiable=("input",),
         drop_in=True,
         prepare=_of_input_dtype,
@@ -420,7 +421,7 @@ def _of_ranking(arguments: dict[str, Any]) -> dict[str, Any] | str:
 @fused(
     Pointwise(
         operands=("input1", "input2", "target"),
-        parameters={"margin": Parameter(0.0, low=-math.inf)},
+        parameters={"margin": Hyper(low=-math.inf)},
         drop_in=True,
         prepare=_of_ranking,
     )
@@ -473,7 +474,7 @@ def margin_ranking_loss(
 @fused(
     Pointwise(
         operands=("input", "target"),
-        parameters={"margin": Parameter(1.0, low=-math.inf), "squared": Parameter(0.0, high=1.0)},
+        parameters={"margin": Hyper(low=-math.inf), "squared": Hyper(high=1.0)},
         differentiable=("input",),
         shapes="equal",
     )

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.core import torch_losses
-from fastloss.core.arguments import Invalid, Parameter
+from fastloss.core.arguments import Domain, Hyper, Invalid
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import one_dtype, result_dtype, widened
 from fastloss.core.metrics import counted
@@ -27,6 +27,8 @@ __all__ = [
     "smooth_l1_loss",
 ]
 
+
+_LEVELS = Domain("tau must be between 0 and 1")
 
 # With a weight, torch composes the loss of functions of which autocast has some in float32 on a GPU, none on a CPU.
 _WEIGHTED = ("cuda", "xpu")
@@ -158,7 +160,7 @@ def _one_dtype(arguments: dict[str, Any]) -> dict[str, Any] | str:
 @fused(
     Pointwise(
         operands=("input", "target"),
-        parameters={"delta": Parameter(1.0, low=1e-30)},
+        parameters={"delta": Hyper(low=1e-30)},
         shapes="warn",
         weight="weight",
         mean_of_weights=False,
@@ -212,7 +214,7 @@ def huber_loss(
     return torch_losses.huber_loss(input, target, reduction, delta, weight)  # type: ignore[call-arg]
 
 
-@fused(Pointwise(operands=("input", "target"), parameters={"beta": Parameter(1.0)}, shapes="warn", drop_in=True))
+@fused(Pointwise(operands=("input", "target"), parameters={"beta": Hyper()}, shapes="warn", drop_in=True))
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -303,11 +305,18 @@ def _constant_level(tau: float | Tensor) -> float | Tensor:
     if not isinstance(tau, Tensor):
         return tau
     if tau.is_cpu and not torch.compiler.is_compiling() and not bool(((tau >= 0) & (tau <= 1)).all()):
-        raise ValueError("tau must be between 0 and 1")
+        raise _LEVELS.error(_LEVELS.requirement)
     return tau.detach()
 
 
-@fused(Pointwise(operands=("input", "target", "tau"), differentiable=("input", "target"), prepare=_with_levels))
+@fused(
+    Pointwise(
+        operands=("input", "target", "tau"),
+        differentiable=("input", "target"),
+        domain=_LEVELS,
+        prepare=_with_levels,
+    )
+)
 def quantile_loss(
     input: Tensor,
     target: Tensor,
@@ -380,7 +389,14 @@ def _crossing(input: Tensor, tau: Tensor, mask: Tensor | None) -> Tensor:
     return F.pad(crossing, (1, 0))[..., order.argsort()]
 
 
-@fused(Pointwise(operands=("input", "target", "tau"), differentiable=("input", "target"), prepare=_with_levels))
+@fused(
+    Pointwise(
+        operands=("input", "target", "tau"),
+        differentiable=("input", "target"),
+        domain=_LEVELS,
+        prepare=_with_levels,
+    )
+)
 def expectile_loss(
     input: Tensor,
     target: Tensor,

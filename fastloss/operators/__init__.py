@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fastloss.core import backends, environment
+from fastloss.core.backends import NAMESPACES
 from fastloss.operators import outer, pointwise, row, similarity
 from fastloss.tiles import similarity as similarity_tiles
 
-NAMESPACES = ("fastloss", "fastloss_triton")
 _SKELETONS = {
     "row": row,
     "pointwise": pointwise,
@@ -48,7 +48,11 @@ def _define(namespace: str) -> torch.library.Library:
 
 _LIBRARIES = [_define(namespace) for namespace in NAMESPACES]  # alive as long as the module
 # compositions of the row and pointwise operators with torch's matrix products
-similarity_tiles.register(_LIBRARIES[NAMESPACES.index("fastloss")])
+similarity_tiles.register(
+    _LIBRARIES[NAMESPACES.index("fastloss")],
+    {**similarity_tiles.OPERATORS, **similarity_tiles.SEARCHES},
+    ("CPU", "CUDA"),
+)
 
 
 def _load(name: str) -> str | None:
@@ -63,7 +67,7 @@ def _load(name: str) -> str | None:
 
         built = _host.build_info()["torch"]
         reason = f"{path.name} does not load: built with torch {built}, you have {torch.__version__}: {error}"
-        if os.environ.get("FASTLOSS_STRICT") == "1":
+        if environment.STRICT.read():
             raise ImportError(reason) from error
         warnings.warn(f"fastloss: {reason}", RuntimeWarning, stacklevel=3)
         return reason
@@ -75,9 +79,12 @@ def _load_triton() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed; `pip install triton`"
     library = _LIBRARIES[NAMESPACES.index("fastloss_triton")]
-    keys = ["CUDA", "XPU"] + (["CPU"] if os.environ.get("TRITON_INTERPRET") == "1" else [])
+    keys = ["CUDA", "XPU"] + (["CPU"] if environment.INTERPRET.read() else [])
+    similarity_tiles.register(library, similarity_tiles.SEARCHES, keys)
     launchers = {name: skeleton for skeleton, operators in _SKELETONS.items() for name in operators.SCHEMAS}
-    for name, module in {**launchers, _SCALE: "common"}.items():
+    for name in similarity_tiles.SEARCHES:
+        del launchers[name]
+    for name, module in {**launchers, _SCALE: "scale"}.items():
         for key in keys:
             library.impl(name, _triton_launcher(module, name), key)
     return None
@@ -85,14 +92,16 @@ def _load_triton() -> str | None:
 
 def _triton_launcher(module: str, name: str) -> Any:
     def launch(*operands: Any) -> Any:  # importing triton takes a second, so at the first call
-        return getattr(importlib.import_module(f"fastloss.triton_kernels.{module}"), name)(*operands)
+        return getattr(importlib.import_module(f"fastloss.triton_kernels.operators.{module}"), name)(*operands)
 
     return launch
 
 
-UNAVAILABLE: dict[str, str | None] = {
-    "cpu": _load("_cpu"),
-    "cuda": _load("_cuda") if torch.version.cuda else "this torch is built without CUDA",
-    "triton": _load_triton(),
-}
-"""Why a backend cannot be used in this process whatever the tensors; None: it can."""
+environment.CPU_CAPABILITY.read()  # which only C++ looks at, when it is too late to say that it is misspelt
+backends.settle(
+    {
+        "cpu": _load("_cpu"),
+        "cuda": _load("_cuda") if torch.version.cuda else "this torch is built without CUDA",
+        "triton": _load_triton(),
+    }
+)

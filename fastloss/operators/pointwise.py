@@ -24,23 +24,9 @@ import torch
 from torch import Tensor
 
 from fastloss.core.arguments import DTYPES
+from fastloss.core.registry import BY_KERNEL
 
 MAX_DIMENSIONS = 8  # as in csrc/layout.h
-
-METRICS: dict[str, int] = {}
-"""The number of metrics of every pointwise loss, by its function's name, which its kernels' names begin with. Known
-from decoration on: a program that was loaded, or compiled first, asks for shapes before anything was lowered."""
-
-
-def count_metrics(kernel: str) -> int:
-    """How many metrics a kernel has: "<function>", or "<function>_<variant>"."""
-    function = kernel
-    while function not in METRICS:
-        function, found, _ = function.rpartition("_")
-        if not found:
-            raise ValueError(f"fastloss: no pointwise loss is named {kernel}")
-    return METRICS[function]
-
 
 _OPERANDS = "Tensor[] operands, Tensor? weight, Tensor? scale, str loss, float[] constants, float[] parameters"
 _HOW = "int present, int wanted, bool masked, float factor"
@@ -106,7 +92,8 @@ def empty_results(operands: Sequence[Tensor], reduce: bool, metrics: int, dtype:
 def _meta_pointwise(
     operands, weight, scale, loss, constants, parameters, present, wanted, masked, factor, reduce, measure, dtype
 ):
-    results = empty_results(operands, reduce, count_metrics(loss) if measure else 0, dtype)
+    metrics = len(BY_KERNEL[loss].metrics) if measure else 0
+    results = empty_results(operands, reduce, metrics, dtype)
     return *results, empty_gradients(operands, present, wanted)
 
 

@@ -8,57 +8,55 @@ kernels. The kernels (:mod:`fastloss.skeletons.similarity`) take the same descri
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastloss.core.arguments import leaves
+from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
 from fastloss.core.dtypes import widened
+from fastloss.tiles.similarity import row_dots
 
 IGNORED = -100  # the target of a query that does not count
 NORM_EPS = 1e-12
 
 
-def row_dots(a: Tensor, b: Tensor) -> Tensor:
-    """(N, D), (N, D) -> (N,); unlike torch.linalg.vecdot without a temporary of N x D."""
-    return torch.bmm(a[:, None, :], b[:, :, None])[:, 0, 0]
+class UnitProblem(NamedTuple):
+    """F.normalize of one tensor (N, D), with a gradient that takes no temporary as large as that; torch's own backward
+    takes several, most of the memory of a loss that does not store the similarities."""
 
+    wanted: tuple[int, ...]
+    differentiable: tuple[int, ...] = (0,)
+    outputs: int = 1
+    early: bool = False
+    reduced: bool = False
 
-class _Unit(torch.autograd.Function):
-    """F.normalize, whose own backward takes several temporaries as large as x: most of the memory of a loss that does
-    not store the similarities."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, namespace: str, tensors: Sequence[Tensor], early: bool) -> tuple[tuple[Tensor], Gradients]:
+        (x,) = tensors
         norm = row_dots(x, x).sqrt().clamp(min=NORM_EPS)[:, None]
-        return x / norm, norm
+        return (x / norm,), (norm,)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*output)
-        ctx.set_materialize_grads(False)
+    def gradients(
+        self, namespace: str, tensors: Sequence[Tensor], state: Sequence[Tensor], upstream: Tensor
+    ) -> Gradients:
+        (x,), (norm,) = tensors, state
+        along = (row_dots(x, upstream)[:, None] / norm / -norm).where(norm > NORM_EPS, 0)
+        return (torch.addcmul(upstream, x, along).div_(norm),)
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor | None, of_norm: Tensor | None) -> Tensor | None:
-        u, norm = ctx.saved_tensors
-        if gradient is None:
-            return None if of_norm is None else u * of_norm.where(norm > NORM_EPS, 0)
-        along = row_dots(u, gradient)[:, None] / -norm
-        if of_norm is not None:  # of a second derivative
-            along = along + of_norm
-        return (gradient / norm).addcmul_(u, along.where(norm > NORM_EPS, 0))
+    def reference(self, tensors: Sequence[Tensor]) -> Tensor:
+        return F.normalize(tensors[0], dim=-1, eps=NORM_EPS)
 
 
 def unit(x: Tensor, normalize: bool) -> Tensor:
     """x (N, D), or its rows on the unit sphere; the vector 0 stays 0."""
     if not normalize:
         return x
-    if torch.autograd.forward_ad._current_level >= 0 or torch.compiler.is_compiling():
+    if torch.autograd.forward_ad._current_level >= 0 or torch.compiler.is_compiling() or leaves():
         return F.normalize(x, dim=-1, eps=NORM_EPS)
-    return _Unit.apply(x)[0]
+    return differentiate(UnitProblem((0,) if gradient_wanted(x) else ()), "", (x,))  # torch's own operators
 
 
 def scale_of(temperature: float | Tensor, like: Tensor) -> Tensor:

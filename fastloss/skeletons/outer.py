@@ -12,8 +12,8 @@ from fastloss.core.arguments import (
     DEVICES,
     DTYPES,
     EMPTY,
+    Hyper,
     Invalid,
-    Parameter,
     Signature,
     autocast_applies,
     differentiation_refused,
@@ -21,7 +21,7 @@ from fastloss.core.arguments import (
 )
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
 from fastloss.core.reductions import check_fit, weights
-from fastloss.core.registry import LOSSES
+from fastloss.core.registry import BY_KERNEL, LOSSES
 from fastloss.operators.outer import OuterOperands, accumulator
 
 
@@ -113,7 +113,7 @@ class Outer:
         self,
         *,
         operands: tuple[str, ...],
-        parameters: Mapping[str, Parameter],
+        parameters: Mapping[str, Hyper],
         prepare: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         self.operands = operands
@@ -123,7 +123,7 @@ class Outer:
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, self.parameters)
         self._names = (*self.signature.arguments[:2], *self.operands)
-        LOSSES[self.signature.name] = self
+        LOSSES[self.signature.name] = BY_KERNEL[self.signature.name] = self
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the reference body answers.

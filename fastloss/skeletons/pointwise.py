@@ -14,8 +14,9 @@ from fastloss.core.arguments import (
     DTYPES,
     EMPTY,
     SMALL_ON_CPU,
+    Domain,
+    Hyper,
     Invalid,
-    Parameter,
     Signature,
     accumulator_dtype,
     autocast_applies,
@@ -25,11 +26,11 @@ from fastloss.core.arguments import (
     wraps,
 )
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
+from fastloss.core.backends import NAMESPACES
 from fastloss.core.memo import Run
 from fastloss.core.reductions import AGGREGATIONS, check_fit, weights
-from fastloss.core.registry import LOSSES
-from fastloss.operators import NAMESPACES
-from fastloss.operators.pointwise import MAX_DIMENSIONS, METRICS, broadcast_shape
+from fastloss.core.registry import BY_KERNEL, LOSSES
+from fastloss.operators.pointwise import MAX_DIMENSIONS, broadcast_shape
 
 _SMALL = f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours"
 _CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
@@ -176,8 +177,10 @@ class Pointwise:
             "equal": they have to, or the body answers.
         weight: name of the argument of weights that multiply the losses.
         mean_of_weights: is the mean of weighted losses sum(weight * loss) / sum(weight), or sum(weight * loss) / count?
-        variant: name of a string argument; the kernel is "<function>_<value>".
-        metrics: name and kind ("mean", "term", "min", "max") of what ``return_terms`` returns, in the functor's order.
+        variant: name of a string argument, and its values: each is another formula, whose kernel is
+            "<function>_<value>".
+        domain: what the kernels check of the operands, and how a CPU raises.
+        metrics: name and kind ("mean", "part", "min", "max") of what ``return_terms`` returns, in the functor's order.
         batchmean: is reduction="batchmean" the sum divided by the length of the first dimension?
         drop_in: torch has this loss as one kernel, which answers for small inputs on a CPU.
         autocast: the device types on which autocast runs the loss in float32, as it does with torch's.
@@ -192,12 +195,13 @@ class Pointwise:
         *,
         operands: tuple[str, ...],
         constants: Mapping[str, float] | None = None,
-        parameters: Mapping[str, Parameter] | None = None,
+        parameters: Mapping[str, Hyper] | None = None,
         differentiable: tuple[str, ...] | None = None,
         shapes: str = "broadcast",
         weight: str = "",
         mean_of_weights: bool = True,
-        variant: str = "",
+        variant: tuple[str, tuple[str, ...]] | None = None,
+        domain: Domain | None = None,
         metrics: Mapping[str, str] | None = None,
         batchmean: bool = False,
         drop_in: bool = False,
@@ -213,6 +217,7 @@ class Pointwise:
         self.weight = weight
         self.mean_of_weights = mean_of_weights
         self.variant = variant
+        self.domain = domain
         self.metrics = metrics or {}
         self.batchmean = batchmean
         self.drop_in = drop_in
@@ -229,14 +234,17 @@ class Pointwise:
         self._default_reduction = defaults.get(self._how, "mean")
         name = self.signature.name
         LOSSES[name] = self
-        METRICS[name] = len(self.metrics)
+        self.kernels = (name,) if self.variant is None else tuple(f"{name}_{value}" for value in self.variant[1])
+        BY_KERNEL.update(dict.fromkeys(self.kernels, self))
         self._may_differ = tuple(name in self.differentiable for name in self.operands)
 
-    def kernel_name(self, bound: Mapping[str, Any]) -> str:
-        name = self.signature.name
-        if self.variant:
-            name = f"{name}_{bound.get(self.variant, self.signature.defaults[self.variant])}"
-        return name
+    def kernel_name(self, bound: Mapping[str, Any]) -> str | None:
+        """None if there is no formula of the name that the caller gives."""
+        if self.variant is None:
+            return self.signature.name
+        argument, values = self.variant
+        value = bound.get(argument, self.signature.defaults[argument])
+        return f"{self.signature.name}_{value}" if value in values else None
 
     def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> PointwiseCall | str:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
@@ -247,6 +255,9 @@ class Pointwise:
         bound = self.signature.bind(args, kwargs)
         if bound is None:
             return Invalid("the arguments do not match the signature")
+        kernel = self.kernel_name(bound)
+        if kernel is None:
+            return Invalid(f"there is no such {self.variant[0]}")  # type: ignore[index]
         if self.prepare is not None:
             prepared = self.prepare(bound)
             if isinstance(prepared, str):
@@ -323,7 +334,7 @@ class Pointwise:
         # In the order of the problem: the operands, the other arguments (the weight is one of them), the scale.
         every = [*tensors, *others.values()]
         problem = PointwiseProblem(
-            self.kernel_name(bound),
+            kernel,
             tuple(constants),
             tuple(parameters),
             present,

@@ -13,8 +13,8 @@ from fastloss.core.arguments import (
     DTYPES,
     EMPTY,
     SMALL_ON_CPU,
+    Hyper,
     Invalid,
-    Parameter,
     Signature,
     accumulator_dtype,
     autocast_applies,
@@ -24,7 +24,7 @@ from fastloss.core.arguments import (
     wraps,
 )
 from fastloss.core.autograd import Gradients, differentiate, differentiate_in_place, gradient_wanted
-from fastloss.core.registry import LOSSES
+from fastloss.core.registry import BY_KERNEL, LOSSES
 from fastloss.operators.row import MEAN, NONE, REDUCTIONS, RowOperands, denominator, row_count, row_layout
 
 SMALL = f"up to {SMALL_ON_CPU} logits on a CPU, torch's own kernels are quicker than the way to ours"
@@ -127,7 +127,7 @@ class Row:
     def __init__(
         self,
         *,
-        parameters: Mapping[str, Parameter],
+        parameters: Mapping[str, Hyper],
         weight: str = "weight",
         index_targets_only: bool = False,
         drop_in: bool = False,
@@ -139,7 +139,7 @@ class Row:
 
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, self.parameters)
-        LOSSES[self.signature.name] = self
+        LOSSES[self.signature.name] = BY_KERNEL[self.signature.name] = self
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the reference body answers."""

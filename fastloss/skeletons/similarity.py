@@ -31,10 +31,10 @@ from fastloss.skeletons.comparisons import (
     SoftmaxPairs,
     TwoWayPairs,
     denominator,
-    row_dots,
 )
 from fastloss.skeletons.similarity_oracles import ORACLES
 from fastloss.skeletons.triplets import SemiHardTriplets, batch_hard
+from fastloss.tiles.similarity import row_dots
 
 _SMALL = f"up to {SMALL_ON_CPU} pairs on a CPU, torch's own kernels are quicker than the way to ours"
 

@@ -12,14 +12,13 @@ takes the gradients: 4 N M D. Tiles of the first visit are kept up to KEPT_BYTES
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastloss.operators.row import NONE, SUM
-from fastloss.skeletons.comparisons import row_dots
 
 # A tile has to stay in the cache between the products that write it, the loss that rewrites it, and the two products
 # that read it; a block of few rows makes slow products.
@@ -29,6 +28,11 @@ KEPT_BYTES = 64 << 20
 _CACHE_LINE = 64  # bytes
 
 Result = tuple[Tensor, list[Tensor]]
+
+
+def row_dots(a: Tensor, b: Tensor) -> Tensor:
+    """(N, D), (N, D) -> (N,); unlike torch.linalg.vecdot without a temporary of N x D."""
+    return torch.bmm(a[:, None, :], b[:, :, None])[:, 0, 0]
 
 
 def _stride(columns: int, like: Tensor) -> int:
@@ -409,9 +413,13 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "similarity_softmax": similarity_softmax,
     "similarity_two_way": similarity_two_way,
     "similarity_sigmoid": similarity_sigmoid,
+}
+"""By the row and pointwise operators of C++."""
+SEARCHES: dict[str, Callable[..., Any]] = {
     "hardest_pairs": hardest_pairs,
     "similarity_semi_hard": similarity_semi_hard,
 }
+"""By torch's operations alone, so of every namespace."""
 
 
 def without_autocast(operator: Callable[..., Any]) -> Callable[..., Any]:
@@ -425,7 +433,7 @@ def without_autocast(operator: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def register(library: torch.library.Library) -> None:
-    for name, operator in OPERATORS.items():
-        for key in ("CPU", "CUDA"):
+def register(library: torch.library.Library, operators: Mapping[str, Callable[..., Any]], keys: Sequence[str]) -> None:
+    for name, operator in operators.items():
+        for key in keys:
             library.impl(name, without_autocast(operator), key)

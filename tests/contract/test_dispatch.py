@@ -85,7 +85,7 @@ def test_unknown_backends():
         pass
     result = python("-c", "import fastloss", FASTLOSS_BACKEND="cpp")
     assert result.returncode != 0
-    assert "FASTLOSS_BACKEND: unknown backend 'cpp'" in result.stderr
+    assert "FASTLOSS_BACKEND: unknown value 'cpp'" in result.stderr
 
 
 @needs_cpu

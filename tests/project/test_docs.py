@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
 import tokenize
 from pathlib import Path
 
 import pytest
+
+import fastloss
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (".ci", "bench", "csrc", "docs", "examples", "fastloss", "tests", "tools", "triton_kernels")
@@ -75,6 +79,13 @@ def test_a_path_that_leads_nowhere_is_seen() -> None:
 @pytest.mark.parametrize("file", [*PAGES, *SOURCES], ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_path_in_prose_exists(file: Path) -> None:
     assert dangling(prose(file)) == []
+
+
+def test_the_pages_of_the_losses_are_what_is_generated():
+    if fastloss.core.dispatch.unavailable("cpu", "cpu"):
+        pytest.skip("the pages are asked of the C++ kernels")
+    run = subprocess.run([sys.executable, ROOT / "tools" / "loss_pages.py", "--check"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("file", PAGES, ids=lambda file: str(file.relative_to(ROOT)))

@@ -50,7 +50,7 @@ def test_wheel_installed_away_from_the_tree(tmp_path):
     out = run(python, "-I", "-c", CHECK, cwd=tmp_path)
     import fastloss
 
-    expected = "cpu" if fastloss.operators.UNAVAILABLE["cpu"] is None else "reference"
+    expected = "cpu" if fastloss.core.backends.UNAVAILABLE["cpu"] is None else "reference"
     assert out.startswith(expected)
     assert "backends:" in run(python, "-I", "-m", "fastloss", "doctor", cwd=tmp_path)
 

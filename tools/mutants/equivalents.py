@@ -45,7 +45,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "csrc/cuda/pointwise/kernel.cuh": {
         "if constexpr (M >= 0) {": "nobody asks for the weights of a loss without metrics",
         "for (int m = 0; m <= Functor::metrics; ++m) kinds |= uint64_t(Functor::metric_kind(m)) << 4 * m;": "the kind of a metric that there is not",
-        "return slot <= kFirstMetricSlot ? int(kTermMetric) : metric_kind<Functor>(slot - kFirstMetricSlot);": "the first metric of every loss is a sum",
+        "return slot <= kFirstMetricSlot ? int(kPartMetric) : metric_kind<Functor>(slot - kFirstMetricSlot);": "the first metric of every loss is a sum",
         "for (uint32_t c = blockIdx.x; c <= chunks; c += gridDim.x) {": "one chunk more, without elements",
         "const uint32_t chunks = (job.walk.numel + chunk + 1) / chunk;": "one chunk more, without elements",
     },
@@ -100,29 +100,37 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "csrc/losses/rl/policy.h": {
         "const auto beyond = (advantage <= zero) & (s.loss > dual_bound);": "at the advantage 0 both bounds are 0, and 0 > 0 is false",
     },
-    "triton_kernels/common.py": {
+    "triton_kernels/math.py": {
         "return tl.where(size < 0.4, near, tl.where(x <= 0, -far, far))": "0 is near",
         "negative = x <= 0": "both sigmoids of 0 are 1/2",
         "return tl.where(x > 0, 1.0, decay) / (1.0 + decay)": "decay is 1 at 0",
         "return tl.where(size <= 0.4, near, tl.where(x < 0, -far, far))": "both formulas hold at the bound",
+    },
+    "triton_kernels/memory.py": {
+        "if A != tl.float64 and (value.dtype == tl.bfloat16 or value.dtype == tl.float16):": "halves become doubles by fp32 or at once",
+        "if value.dtype != tl.float64 and (dtype == tl.bfloat16 or dtype == tl.float16):": "halves become doubles by fp32 or at once",
+    },
+    "triton_kernels/kernels/scale.py": {
         "if start + BLOCK < length:": "the other branch does the same under a mask",
     },
-    "triton_kernels/outer.py": {
+    "triton_kernels/kernels/outer.py": {
         "x += (read(operands[k], row, row_strides[2 - k], i, steps[2 + k], exists, A)[:, None],)": "no loss over pairs has a second operand: k is 0",
-        "num_warps=WARPS if tile[0] * tile[1] > 256 * WARPS else 1,": "a number of warps, for speed",
         "x += (read(operands[k], row, row_strides[2 + k], i, steps[2 - k], exists, A)[:, None],)": "no loss over pairs has a second operand: k is 0",
     },
-    "triton_kernels/pairs_losses.py": {
+    "triton_kernels/operators/outer.py": {
+        "num_warps=WARPS if tile[0] * tile[1] > 256 * WARPS else 1,": "a number of warps, for speed",
+    },
+    "triton_kernels/losses/rl/distributional.py": {
         "pull = tl.where(u <= 0.0, below, above)": "the pull is times u",
     },
-    "triton_kernels/pairwise_kernels.py": {
+    "triton_kernels/kernels/similarity.py": {
         "there = (row <= rows)[:, None] & (column < columns)[None, :]": "nothing is stored of the row behind the last",
         'z = tl.where(there == there, z, float("-inf"))': "the weights of pairs that are not there become 0 below",
     },
-    "triton_kernels/pairwise_losses.py": {
-        "return tl.maximum(z, 0.0) + log1p, tl.where(z <= 0.0, decay, one) / rounded": "decay is 1 at 0",
+    "triton_kernels/losses/contrastive.py": {
+        "slope = tl.where(z <= 0.0, decay, tl.full(z.shape, 1.0, z.dtype)) / (1.0 + decay)": "decay is 1 at 0",
     },
-    "triton_kernels/pointwise.py": {
+    "triton_kernels/operators/pointwise.py": {
         "if max(access) <= 8:": "no code is 8",
         "return tensor[a] >= tensor[b]": "they differ",
         "return tensor.shape != other.shape and tensor.stride() == other.stride()": "the longer way to the same plan",
@@ -131,32 +139,30 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "EDGE=how.columns % how.packet != 0, WIDE=shape.numel() > 2**31,": "2^31 elements are at most 2^30 rows",
         "full = next((tensor for tensor in present if tensor.shape != shape), None)": "the shorter way to the same plan",
     },
-    "triton_kernels/pointwise_kernels.py": {
+    "triton_kernels/kernels/pointwise.py": {
         "elif ACCESS % 4 != 0:": "which loads have a hint for the cache",
         "row, start, lane, (row <= rows)[:, None, None], lane < columns - start,": "the row is 0, and there is one",
-        "if A != tl.float64 and (value.dtype == tl.bfloat16 or value.dtype == tl.float16):": "halves become doubles by fp32 or at once",
-        "if value.dtype != tl.float64 and (dtype == tl.bfloat16 or dtype == tl.float16):": "halves become doubles by fp32 or at once",
         "for k in tl.static_range(len(sizes) + 1):": "nothing is left of the row after its outermost dimension",
         "return tl.min(x, axis=LAST) - poison": "poison is 0 or NaN",
         "return tl.max(x, axis=LAST) - poison": "poison is 0 or NaN",
     },
-    "triton_kernels/pointwise_policy.py": {
+    "triton_kernels/losses/rl/policy.py": {
         "beyond = (advantage <= 0.0) & (loss > dual_bound)": "at the advantage 0 both bounds are 0, and 0 > 0 is false",
     },
-    "triton_kernels/pointwise_regression.py": {
-        "pull = tl.where(error <= 0.0, 1.0 - x[2], x[2]) * error": "the pull is 0 at the error 0",
+    "triton_kernels/losses/regression.py": {
+        "pull = tl.where(error <= 0.0, 1.0 - tau, tau) * error": "the pull is 0 at the error 0",
         "small = size <= 1.0": "both formulas hold at 1",
     },
-    "triton_kernels/row_kernels.py": {
+    "triton_kernels/kernels/row.py": {
         "top = tl.load(state + row)": "behind the last row there is the other half of the state, which is not used",
         "index, counted, row_weight = read_index_target(target, weight, row, row <= rows, classes, ignore_index, A)": "a program is one row, and there is no other",
         "scale = row_scale(grad_loss, denominator, row, row <= rows, A)": "a program is one row, and there is no other",
         "if whole <= packets:": "one tile more, all of it masked off",
     },
-    "triton_kernels/row_losses.py": {
+    "triton_kernels/losses/classification.py": {
         "pull = tl.where(inside, p * log_p / tl.where(inside == inside, miss, 1.0), 0.0)": "the quotient is not taken outside",
     },
-    "triton_kernels/row_tiles.py": {
+    "triton_kernels/kernels/row_tiles.py": {
         "return sum_packets(tl.where((column == index), z - top[:, None, None], 0.0))": "no column behind the mask is a class",
         "return tl.where(inside == inside, index, -1).to(tl.int32), counted, row_weight": "the row is NaN for its weight",
     },

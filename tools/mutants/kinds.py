@@ -66,7 +66,7 @@ def ninja(*binaries: str) -> Lane:
 
 def copied() -> Lane:
     """Triton's kernels are built by nobody."""
-    return Lane("build", ("sh", "-c", "cp triton_kernels/*.py build/lib/fastloss/triton_kernels"), ".")
+    return Lane("build", ("sh", "-c", "cp -r triton_kernels/. build/lib/fastloss/triton_kernels"), ".")
 
 
 def interpreted(name: str, file: str, *options: str) -> Lane:
@@ -246,10 +246,13 @@ KINDS = {
     ),
     "triton": Kind(
         (
-            "triton_kernels/row_losses.py",
-            "triton_kernels/row_tiles.py",
-            "triton_kernels/row_kernels.py",
-            "triton_kernels/common.py",
+            "triton_kernels/losses/classification.py",
+            "triton_kernels/kernels/row_tiles.py",
+            "triton_kernels/kernels/row.py",
+            "triton_kernels/kernels/scale.py",
+            "triton_kernels/math.py",
+            "triton_kernels/memory.py",
+            "triton_kernels/sums.py",
         ),
         (
             (r"tl\.debug_barrier\(\)", "pass"),
@@ -265,7 +268,7 @@ KINDS = {
         (
             copied(),
             interpreted("a few values", "lane_interpreter", "-k", "test_values and float32"),
-            interpreted("losses", "lane_pointwise_losses"),  # of common.py's functions
+            interpreted("losses", "lane_pointwise_losses"),  # of math.py's functions
             interpreted("interpreter", "lane_interpreter"),
             Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and row and sm_90")),
         ),
@@ -316,8 +319,9 @@ KINDS = {
     ),
     "triton-pointwise": Kind(
         (
-            "triton_kernels/pointwise_kernels.py",
-            "triton_kernels/pointwise.py",
+            "triton_kernels/kernels/pointwise.py",
+            "triton_kernels/operators/pointwise.py",
+            "triton_kernels/memory.py",
         ),
         TRITON_ARITHMETIC,
         (
@@ -330,10 +334,7 @@ KINDS = {
         "cpu",
     ),
     "triton-losses": Kind(
-        tuple(
-            f"triton_kernels/pointwise_{family}.py"
-            for family in ("binary", "likelihood", "policy", "preference", "regression")
-        ),
+        tuple(file.replace("csrc", "triton_kernels").replace(".h", ".py") for file in pointwise_families()),
         TRITON_ARITHMETIC,
         (
             copied(),
@@ -367,23 +368,31 @@ KINDS = {
         ),
     ),
     "triton-pairs": Kind(
-        ("triton_kernels/outer.py", "triton_kernels/pairs_losses.py"),
+        (
+            "triton_kernels/operators/outer.py",
+            "triton_kernels/kernels/outer.py",
+            "triton_kernels/losses/rl/distributional.py",
+        ),
         TRITON_ARITHMETIC,
         (
             copied(),
             interpreted("laws", "../../test_pairs", "-k", DECLARED["PAIRS_LAWS"]),
-            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and pairs and sm_90")),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and outer and sm_90")),
         ),
         "cpu",
     ),
     "triton-pairwise": Kind(
-        ("triton_kernels/similarity.py", "triton_kernels/pairwise_kernels.py", "triton_kernels/pairwise_losses.py"),
+        (
+            "triton_kernels/operators/similarity.py",
+            "triton_kernels/kernels/similarity.py",
+            "triton_kernels/losses/contrastive.py",
+        ),
         TRITON_ARITHMETIC,
         (
             copied(),
             interpreted("laws", "../../test_pairwise", "-k", DECLARED["PAIRWISE_PATHS"]),
             interpreted("all laws", "../../test_pairwise", "-k", "triton and (kernels_agree or large or nothing)"),
-            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and pairwise and sm_90")),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and similarity and sm_90")),
         ),
         "cpu",
     ),

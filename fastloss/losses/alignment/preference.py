@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss.core.arguments import Parameter
+from fastloss.core.arguments import Hyper
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype
 from fastloss.core.metrics import REWARD_METRICS, Batch, Terms, counted, detached
@@ -50,17 +49,12 @@ def _smoothing(loss_type: str, label_smoothing: float) -> float:
     return label_smoothing or (_EXO_SMOOTHING if loss_type == "exo_pair" else 0.0)
 
 
-def _checked_type(types: tuple[str, ...]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The kernels are chosen by loss_type, and take the label smoothing of the formula."""
-
-    def prepare(arguments: dict[str, Any]) -> dict[str, Any]:
-        loss_type = arguments.get("loss_type", types[0])
-        _check_type(loss_type, types)
-        if "label_smoothing" not in arguments and loss_type != "exo_pair":
-            return arguments
-        return {**arguments, "label_smoothing": _smoothing(loss_type, arguments.get("label_smoothing", 0.0))}
-
-    return prepare
+def _with_smoothing(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The kernels take the label smoothing of the formula."""
+    loss_type = arguments.get("loss_type", "sigmoid")
+    if "label_smoothing" not in arguments and loss_type != "exo_pair":
+        return arguments
+    return {**arguments, "label_smoothing": _smoothing(loss_type, arguments.get("label_smoothing", 0.0))}
 
 
 def _sigmoid_losses(margin: Tensor, smoothing: float) -> Tensor:
@@ -107,11 +101,11 @@ def _dpo_losses(loss_type: str, chosen: Tensor, rejected: Tensor, beta: float, s
             "reference_chosen_logps",
             "reference_rejected_logps",
         ),
-        parameters={"beta": Parameter(0.1, low=_POSITIVE), "label_smoothing": Parameter(0.0, high=1.0)},
+        parameters={"beta": Hyper(low=_POSITIVE), "label_smoothing": Hyper(high=1.0)},
         differentiable=("policy_chosen_logps", "policy_rejected_logps"),
         metrics=REWARD_METRICS,
-        variant="loss_type",
-        prepare=_checked_type(_DPO_TYPES),
+        variant=("loss_type", _DPO_TYPES),
+        prepare=_with_smoothing,
     )
 )
 def dpo_loss(
@@ -204,13 +198,13 @@ def dpo_loss(
     Pointwise(
         operands=("chosen_avg_logps", "rejected_avg_logps"),
         parameters={
-            "beta": Parameter(2.0, low=_POSITIVE),
-            "gamma": Parameter(1.0, low=-math.inf),
-            "label_smoothing": Parameter(0.0, high=1.0),
+            "beta": Hyper(low=_POSITIVE),
+            "gamma": Hyper(low=-math.inf),
+            "label_smoothing": Hyper(high=1.0),
         },
         metrics=REWARD_METRICS,
-        variant="loss_type",
-        prepare=_checked_type(_SIMPO_TYPES),
+        variant=("loss_type", _SIMPO_TYPES),
+        prepare=_with_smoothing,
     )
 )
 def simpo_loss(
@@ -276,13 +270,13 @@ def simpo_loss(
     Pointwise(
         operands=("chosen_logps", "rejected_logps"),
         parameters={
-            "beta": Parameter(0.1, low=_POSITIVE),
-            "label_smoothing": Parameter(0.0, high=1.0),
-            "alpha": Parameter(1.0, low=-math.inf),
+            "beta": Hyper(low=_POSITIVE),
+            "label_smoothing": Hyper(high=1.0),
+            "alpha": Hyper(low=-math.inf),
         },
-        metrics={**REWARD_METRICS, "preference_loss": "term", "nll_loss": "term"},
-        variant="loss_type",
-        prepare=_checked_type(_CPO_TYPES),
+        metrics={**REWARD_METRICS, "preference_loss": "part", "nll_loss": "part"},
+        variant=("loss_type", _CPO_TYPES),
+        prepare=_with_smoothing,
     )
 )
 def cpo_loss(
@@ -363,8 +357,8 @@ def _log_odds(logp: Tensor) -> Tensor:
 @fused(
     Pointwise(
         operands=("chosen_avg_logps", "rejected_avg_logps"),
-        parameters={"beta": Parameter(0.1, low=_POSITIVE), "sft_coefficient": Parameter(0.0, low=-math.inf)},
-        metrics={**REWARD_METRICS, "log_odds": "mean", "odds_loss": "term", "sft_loss": "term"},
+        parameters={"beta": Hyper(low=_POSITIVE), "sft_coefficient": Hyper(low=-math.inf)},
+        metrics={**REWARD_METRICS, "log_odds": "mean", "odds_loss": "part", "sft_loss": "part"},
     )
 )
 def orpo_loss(
@@ -439,14 +433,13 @@ def orpo_loss(
         operands=("policy_logps", "reference_logps", "desirable", "kl"),
         constants={"kl": 0.0},
         parameters={
-            "beta": Parameter(0.1, low=_POSITIVE),
-            "desirable_weight": Parameter(1.0),
-            "undesirable_weight": Parameter(1.0),
+            "beta": Hyper(low=_POSITIVE),
+            "desirable_weight": Hyper(),
+            "undesirable_weight": Hyper(),
         },
         differentiable=("policy_logps",),
         metrics={"desirable_reward": "mean", "undesirable_reward": "mean", "desirable_fraction": "mean"},
-        variant="loss_type",
-        prepare=_checked_type(_KTO_TYPES),
+        variant=("loss_type", _KTO_TYPES),
     )
 )
 def kto_loss(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastloss.core.arguments import Parameter
+from fastloss.core.arguments import Hyper
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype
 from fastloss.core.metrics import Batch, Terms, counted, detached
@@ -78,21 +78,11 @@ _POLICY_METRICS = {
     "ratio_max": "max",
 }
 _POLICY_PARAMETERS = {
-    "clip": Parameter(0.2),
-    "clip_high": Parameter(0.2),
-    "dual_clip": Parameter(math.inf, low=1.0),
-    "log_ratio_clamp": Parameter(20.0, low=1e-30),
+    "clip": Hyper(),
+    "clip_high": Hyper(none="clip"),
+    "dual_clip": Hyper(low=1.0, none=math.inf),
+    "log_ratio_clamp": Hyper(low=1e-30),
 }
-
-
-def _with_limits(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What None stands for: the kernels take numbers."""
-    arguments = dict(arguments)
-    if arguments.get("clip_high") is None:
-        arguments["clip_high"] = arguments.get("clip", 0.2)
-    if arguments.get("dual_clip") is None:
-        arguments["dual_clip"] = math.inf
-    return arguments
 
 
 @fused(
@@ -101,7 +91,6 @@ def _with_limits(arguments: dict[str, Any]) -> dict[str, Any]:
         parameters=_POLICY_PARAMETERS,
         differentiable=("logp",),
         metrics=_POLICY_METRICS,
-        prepare=_with_limits,
     )
 )
 def ppo_clip_loss(
@@ -173,12 +162,11 @@ def ppo_clip_loss(
     return (batch.loss(), _policy_terms(batch, policy)) if return_terms else batch.loss()
 
 
-def _with_value_limits(arguments: dict[str, Any]) -> dict[str, Any]:
-    arguments = _with_limits(arguments)
-    if arguments.get("old_values") is None:
-        arguments["old_values"] = 0.0
-        arguments["value_clip"] = math.inf
-    return arguments
+def _without_old_values(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Where there are none, no value is too far from them."""
+    if arguments.get("old_values") is not None:
+        return arguments
+    return {**arguments, "old_values": 0.0, "value_clip": math.inf}
 
 
 @fused(
@@ -187,22 +175,22 @@ def _with_value_limits(arguments: dict[str, Any]) -> dict[str, Any]:
         constants={"entropy": 0.0, "old_values": 0.0},
         parameters={
             **_POLICY_PARAMETERS,
-            "value_clip": Parameter(0.2),
-            "value_coefficient": Parameter(0.5, low=-math.inf),
-            "entropy_coefficient": Parameter(0.0, low=-math.inf),
+            "value_clip": Hyper(),
+            "value_coefficient": Hyper(low=-math.inf),
+            "entropy_coefficient": Hyper(low=-math.inf),
         },
         differentiable=("logp", "values", "entropy"),
         metrics={
-            "policy_loss": "term",
-            "value_loss": "term",
-            "entropy": "term",
+            "policy_loss": "part",
+            "value_loss": "part",
+            "entropy": "part",
             "clip_fraction": "mean",
             "value_clip_fraction": "mean",
             "approx_kl": "mean",
             "ratio_min": "min",
             "ratio_max": "max",
         },
-        prepare=_with_value_limits,
+        prepare=_without_old_values,
     )
 )
 def ppo_loss(

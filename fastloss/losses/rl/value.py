@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastloss.core.arguments import Parameter
+from fastloss.core.arguments import Hyper
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype
 from fastloss.core.metrics import Batch, Terms, counted, detached
@@ -29,7 +29,7 @@ def value_error(
 @fused(
     Pointwise(
         operands=("values", "old_values", "returns"),
-        parameters={"clip": Parameter(0.2)},
+        parameters={"clip": Hyper()},
         differentiable=("values",),
         metrics={"clip_fraction": "mean"},
     )

@@ -42,13 +42,14 @@ def installed() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
-row, common, pointwise, pointwise_kernels, pointwise_losses, description, pairs, pairwise = load(
-    "row",
-    "common",
-    "pointwise",
-    "pointwise_kernels",
-    "pointwise_losses",
-    "pointwise_description",
-    "outer",
-    "similarity",
+coefficients, losses, math, sums, row, pointwise, outer, similarity, scale = load(
+    "coefficients",
+    "losses",
+    "math",
+    "sums",
+    "operators.row",
+    "operators.pointwise",
+    "operators.outer",
+    "operators.similarity",
+    "operators.scale",
 )

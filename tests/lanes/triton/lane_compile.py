@@ -14,6 +14,7 @@ import pytest
 import torch
 from lanes.triton.compile_only import CHIPS, Compiled, compiling
 from lanes.triton.kernels import row
+from lanes.triton.kernels import scale as scaling
 
 NAME = os.environ["FASTLOSS_TEST_CHIP"]
 CHIP = CHIPS[NAME]
@@ -130,7 +131,7 @@ def test_sums_and_scale():
     with compiling(CHIP) as compiled:
         logits, target = torch.empty(100_000, 16), torch.empty(100_000, dtype=torch.long)
         row.row_forward(logits, target, torch.empty(16), "cross_entropy", PLAIN, -100, MEAN)
-        row.scale_(torch.empty(64, 32000, dtype=BF16), torch.empty(()))
+        scaling.scale_(torch.empty(64, 32000, dtype=BF16), torch.empty(()))
     names = ["resident_kernel", "target_weight_kernel", "sum_kernel", "sum_kernel", "sum_kernel", "scale_kernel"]
     assert [kernel.kernel for kernel in compiled] == names
     for kernel in compiled:

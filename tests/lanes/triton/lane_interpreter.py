@@ -13,7 +13,9 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from lanes.triton.kernels import common, row
+from lanes.triton.kernels import coefficients, row, sums
+from lanes.triton.kernels import math as device_math
+from lanes.triton.kernels import scale as scaling
 from lanes.triton.reference import MEAN, NONE, SUM, Options, gradient, reduced, row_losses, state
 from torch import Tensor
 
@@ -252,7 +254,7 @@ def test_the_stride_of_a_single_element_means_nothing(shape, strides):
     view = embed(logits, 0, strides)
     assert row.row_forward_backward_(view, *arguments).equal(loss)
     assert view.equal(slopes)
-    row.scale_(view, torch.tensor(0.5))
+    scaling.scale_(view, torch.tensor(0.5))
     assert view.equal(slopes * 0.5)
 
 
@@ -447,15 +449,15 @@ def test_sums(count, dtype):
     generator = torch.Generator().manual_seed(count)
     values = torch.randn(count, generator=generator).to(dtype)
     tolerance = 8 * torch.finfo(dtype).eps * float(values.abs().sum())
-    assert abs(common.sum_rows(values, None).double() - values.double().sum()) <= tolerance
-    halved = common.sum_rows(values, torch.tensor(2.0, dtype=dtype))
-    assert halved.equal(common.sum_rows(values, None) / 2)
+    assert abs(sums.sum_rows(values, None).double() - values.double().sum()) <= tolerance
+    halved = sums.sum_rows(values, torch.tensor(2.0, dtype=dtype))
+    assert halved.equal(sums.sum_rows(values, None) / 2)
     target = torch.randint(7, (count,), generator=generator)
     weight = torch.rand(7, generator=generator).to(dtype)
-    total = common.sum_target_weights(target, weight, 7, 3, dtype)
+    total = sums.sum_target_weights(target, weight, 7, 3, dtype)
     expected = torch.where(target == 3, 0.0, weight.double()[target]).sum()
     assert abs(total.double() - expected) <= 8 * torch.finfo(dtype).eps * count
-    assert common.sum_target_weights(target, None, 7, 3, dtype) == (target != 3).sum()
+    assert sums.sum_target_weights(target, None, 7, 3, dtype) == (target != 3).sum()
 
 
 @pytest.mark.parametrize(
@@ -471,7 +473,7 @@ def test_scale(shape, strides, dtype):
     for factor in (0.3, 1.0, -2.0, math.nan):
         before = tensor.clone()
         with interpreter.counted_bytes() as bytes_:
-            row.scale_(tensor, torch.tensor(factor, dtype=accumulator(dtype)))
+            scaling.scale_(tensor, torch.tensor(factor, dtype=accumulator(dtype)))
         rounded = torch.tensor(factor, dtype=accumulator(dtype))
         torch.testing.assert_close(
             tensor, (before.to(rounded.dtype) * rounded).to(dtype), rtol=0, atol=0, equal_nan=True
@@ -484,7 +486,7 @@ def test_scale(shape, strides, dtype):
 @triton.jit
 def tanh_kernel(x, y, count, BLOCK: tl.constexpr):
     index = tl.arange(0, BLOCK)
-    tl.store(y + index, common.tanh(tl.load(x + index, mask=index < count, other=0.0)), mask=index < count)
+    tl.store(y + index, device_math.tanh(tl.load(x + index, mask=index < count, other=0.0)), mask=index < count)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -502,7 +504,7 @@ def test_tanh(dtype):
 def test_a_constant_survives_the_trip_as_three_floats():
     numbers = [0.0, 1 / 3, 0.1, 1e-30, 30.0, 2.0**-149, *(random.Random(13).uniform(-100, 100) for _ in range(200))]
     for number in numbers:
-        pieces = common.float32_pieces(number)
+        pieces = coefficients.float32_pieces(number)
         assert all(float(np.float32(piece)) == piece for piece in pieces)
         assert sum(reversed(pieces)) == number
 
@@ -513,4 +515,4 @@ def test_what_the_kernels_cannot_read_is_refused():
         with pytest.raises(ValueError, match="stride 1"):
             row.row_forward(logits, torch.zeros(3, dtype=torch.long), None, "cross_entropy", PLAIN.parameters, -100, 0)
         with pytest.raises(ValueError, match="stride 1"):
-            row.scale_(logits, torch.tensor(2.0))
+            scaling.scale_(logits, torch.tensor(2.0))

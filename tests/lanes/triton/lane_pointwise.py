@@ -234,7 +234,7 @@ def test_the_plan_of_more_than_2_31_elements():
         operands = [torch.empty(count, dtype=torch.uint8), torch.tensor(1.0, dtype=F16)]
     finally:
         torch.utils.deterministic.fill_uninitialized_memory = True
-    how = pointwise.plan(torch.Size([count]), operands, 4)
+    how = pointwise.tiling(torch.Size([count]), operands, 4)
     assert (how.rows, how.columns, how.packet, how.access) == (1, count, 4, (1 + 8 * 4, 0))
 
 
@@ -242,7 +242,7 @@ def test_the_plan_of_a_tile():
     """A tile of 1024 elements: of one row, or of 16 where a tensor strides over the columns."""
     padded, transposed = torch.empty(500, 1028)[:, :1024], torch.empty(1024, 500).t()
     for operands, tile in (([padded, padded], (1, 1024)), ([padded, transposed], (16, 64))):
-        how = pointwise.plan(torch.Size([500, 1024]), operands, 4)
+        how = pointwise.tiling(torch.Size([500, 1024]), operands, 4)
         assert (how.rows, how.columns) == (500, 1024)
         assert (how.tile_rows, how.packets * how.packet) == tile
 

@@ -132,7 +132,7 @@ def test_every_loss(name):
     call = calls_made[name]
     how = call.plan.problem
     operands = [torch.empty(EVEN, dtype=BF16) for _ in how.names]
-    described = pointwise.described(name)[1]
+    described = pointwise.declared(name)
     with compiling(CHIP) as compiled:
         pointwise.pointwise(
             operands, torch.empty(EVEN, dtype=torch.bool), None, name, how.constants, how.parameters, how.present,

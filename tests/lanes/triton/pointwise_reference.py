@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 import triton
 import triton.language as tl
-from lanes.triton.kernels import description, pointwise_kernels, pointwise_losses
+from lanes.triton.kernels import losses, pointwise
 from torch import Tensor
 
 F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
@@ -29,53 +29,33 @@ def everything(x: Sequence[Tensor], parameters: Sequence[float]) -> tuple[Tensor
 
 
 @triton.jit
-def everything_helper(LOSS: tl.constexpr, x, p):
-    product = tl.sin(x[0]) * x[1]
-    loss = p[0] * product
-    by_second = p[0] * tl.sin(x[0])
-    if p[1] is not None:
-        loss += x[2] * x[1]
-        by_second += x[2]
-    metrics = (product, product, product - x[2], product + x[2])
-    return loss, (p[0] * tl.cos(x[0]) * x[1], by_second, 0.0), metrics
+def everything_helper(x0, x1, x2, factor, more):
+    product = tl.sin(x0) * x1
+    loss = factor * product
+    by_second = factor * tl.sin(x0)
+    if more is not None:
+        loss += x2 * x1
+        by_second += x2
+    metrics = (product, product, product - x2, product + x2)
+    return loss, (factor * tl.cos(x0) * x1, by_second, 0.0), metrics
 
 
 @triton.jit
-def everything_domain(LOSS: tl.constexpr, x, p):
-    return x[2] > -9.0
-
-
-@triton.jit
-def loss_of_the_lane(FAMILY: tl.constexpr, LOSS: tl.constexpr, x, p):
-    if FAMILY == "lane":
-        return everything_helper(LOSS, x, p)
-    else:
-        return pointwise_losses.pointwise_loss(FAMILY, LOSS, x, p)
-
-
-@triton.jit
-def domain_of_the_lane(FAMILY: tl.constexpr, LOSS: tl.constexpr, x, p):
-    if FAMILY == "lane":
-        return everything_domain(LOSS, x, p)
-    else:
-        return pointwise_losses.pointwise_domain(FAMILY, LOSS, x, p)
+def everything_domain(x0, x1, x2):
+    return x2 > -9.0
 
 
 def install() -> None:
     """`everything` becomes a loss of the interpreted kernels."""
-    pointwise_losses.FAMILIES["lane"] = {
-        "everything": description.PointwiseLoss(
-            operands=3,
-            metrics=("mean", "term", "min", "max"),
-            constants=lambda parameters: (parameters[0], parameters[1] or None),
-            requirement="x2 must be above -9",
-        )
-    }
-    pointwise_kernels.pointwise_loss = loss_of_the_lane
-    pointwise_kernels.pointwise_domain = domain_of_the_lane
+    everything = losses.Declared(
+        everything_helper, lambda factor, more: (factor, more or None), everything_domain, "x2 must be above -9", 3,
+        METRICS["everything"],
+    )  # fmt: skip
+    of_the_tree = pointwise.declared
+    pointwise.declared = lambda loss: everything if loss == "everything" else of_the_tree(loss)
 
 
-METRICS = {"huber_loss": (), "everything": ("mean", "term", "min", "max")}
+METRICS = {"huber_loss": (), "everything": ("mean", "part", "min", "max")}
 FORMULAS: dict[str, Callable[..., tuple[Tensor, list[Tensor]]]] = {"huber_loss": huber, "everything": everything}
 
 
@@ -127,7 +107,7 @@ class Call:
             if kind == "mean":
                 total = (w * metric)[counted].sum()
                 reduced.append(total / w[counted].sum() if w[counted].sum() else total * 0.0)
-            elif kind == "term":
+            elif kind == "part":
                 reduced.append((f * metric)[counted].sum())
             else:
                 extreme = torch.amin if kind == "min" else torch.amax

@@ -14,8 +14,8 @@ CHIPS = ("sm_80", "sm_90", "sm_100", "gfx942")
 COMPILED = {
     "row": ("lane_compile", (), CHIPS),
     "pointwise": ("lane_pointwise_compile", ("-k", "test_skeleton"), CHIPS),
-    "pairs": ("lane_pairs_compile", (), ("sm_90", "gfx942")),  # one of each vendor: it is arithmetic alone
-    "pairwise": ("lane_pairwise_compile", (), CHIPS),
+    "outer": ("lane_outer_compile", (), ("sm_90", "gfx942")),  # one of each vendor: it is arithmetic alone
+    "similarity": ("lane_similarity_compile", (), CHIPS),
 }
 # file, options of pytest, about so many seconds
 INTERPRETED = {

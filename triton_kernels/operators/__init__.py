@@ -1,0 +1,1 @@
+"""The launchers of the operators (fastloss/operators): checks, allocation, the tiling, the launch."""
