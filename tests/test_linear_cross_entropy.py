@@ -336,7 +336,7 @@ def test_errors_and_modules_as_torch():
 def test_options_choose_the_chunk():
     (x, w, _), y, _ = make("options", "index", rows=120)
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=11, acc_dtype=torch.float32)
-    call = fastloss.linear_cross_entropy.plan((x.bfloat16(), w.bfloat16(), y), {"options": options})[1]
+    call = fastloss.linear_cross_entropy.resolve((x.bfloat16(), w.bfloat16(), y), {"options": options})[1]
     assert (call.operands.chunk, call.operands.wide) == (11, True)
 
 

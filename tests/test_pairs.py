@@ -371,7 +371,7 @@ def test_operator_passes_opcheck(case, backend, device):
     tensors = to(case.make(generator(case.name)), device, torch.float32)
     weights = torch.rand(case.rows, device=device)
     with fastloss.backend(backend):
-        _, call = case.loss.plan((), {**tensors, **case.options, "weights": weights})
+        _, call = case.loss.resolve((), {**tensors, **case.options, "weights": weights})
     assert not isinstance(call, str), call
     operator = getattr(torch.ops, "fastloss_triton" if backend == "triton" else "fastloss").outer
     for reduce in (True, False):

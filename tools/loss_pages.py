@@ -333,7 +333,7 @@ def public_name(loss: Loss, family: str) -> str:
 
 
 def is_fused(loss: Loss) -> bool:
-    return hasattr(loss, "plan")
+    return hasattr(loss, "resolve")
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -84,10 +84,10 @@ def explain(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     """
     if isinstance(loss, torch.nn.Module):
         loss, args, kwargs = loss.bind(*args, **kwargs)  # type: ignore[operator]
-    plan = getattr(loss, "plan", None)
-    if plan is None:
+    resolve = getattr(loss, "resolve", None)
+    if resolve is None:
         return Explanation("reference", f"{getattr(loss, '__name__', loss)} has no fused kernels")
-    return plan(args, kwargs)[0]
+    return resolve(args, kwargs)[0]
 
 
 # ------------------------------------------------------------------------------------------ selection
@@ -225,11 +225,11 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
                     known.remember(described[0], run)
             return resolution.run()
 
-        def plan(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, Call | str]:
+        def resolved(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, Call | str]:
             resolution = resolve(_requested(), args, kwargs)
             return resolution.explanation, resolution.call
 
-        loss.plan = plan  # type: ignore[attr-defined]
+        loss.resolve = resolved  # type: ignore[attr-defined]
         return loss  # type: ignore[return-value]
 
     return decorate

@@ -57,7 +57,7 @@ def _torch_weights(arguments: dict[str, Any]) -> dict[str, Any] | str:
 @fused(
     Pointwise(
         operands=("input", "target", "weight"),
-        constants={"weight": 1.0},
+        fill={"weight": 1.0},
         differentiable=("input", "target"),
         shapes="equal",
         domain=Domain("all elements of input and target should be between 0 and 1", RuntimeError),
@@ -114,7 +114,7 @@ def binary_cross_entropy(
 @fused(
     Pointwise(
         operands=("input", "target", "weight", "pos_weight"),
-        constants={"weight": 1.0, "pos_weight": 1.0},
+        fill={"weight": 1.0, "pos_weight": 1.0},
         differentiable=("input", "target"),
         shapes="equal",
         drop_in=True,

@@ -9,7 +9,7 @@ int32, int64) and have any layout.
 there, whatever it holds.
 ``wanted``: bit k is set if the gradient of operand k is wanted; a subset of ``present``.
 ``loss``: if ``reduce``, the sum, 0-d and in the accumulator dtype (float64 if an operand is float64, else float32);
-else elementwise, in the dtype with the number ``dtype`` (in ``lowering.DTYPES``).
+else elementwise, in the dtype with the number ``dtype`` (in ``fastloss.core.arguments.DTYPES``).
 ``metrics``: what the loss measures besides, reduced, if ``measure``; else empty.
 ``gradients``: f_i times the derivative by each wanted operand, in its dtype, and of the whole shape: broadcasting is
 undone by autograd.

@@ -22,7 +22,7 @@ from fastloss.core.arguments import (
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
 from fastloss.core.reductions import check_fit, weights
 from fastloss.core.registry import BY_KERNEL, LOSSES
-from fastloss.operators.outer import OuterOperands, accumulator
+from fastloss.operators.outer import OuterOptions, accumulator
 
 
 class OuterProblem(NamedTuple):
@@ -63,18 +63,18 @@ class OuterProblem(NamedTuple):
     def reference(self, tensors: Sequence[Tensor]) -> Tensor:
         return LOSSES[self.loss].on_operands(self._operands(tensors), tensors[0])
 
-    def _operands(self, tensors: Sequence[Tensor]) -> OuterOperands:
+    def _operands(self, tensors: Sequence[Tensor]) -> OuterOptions:
         end = 2 + self.operands
         row_factor = tensors[end] if len(tensors) > end else None
         operands = list(tensors[2:end])
-        return OuterOperands(tensors[1], operands, row_factor, self.loss, self.parameters, self.factor, self.reduced)
+        return OuterOptions(tensors[1], operands, row_factor, self.loss, self.parameters, self.factor, self.reduced)
 
 
 class OuterCall(NamedTuple):
     """A call of a loss over pairs, ready for an operator."""
 
     source: Tensor  # (rows, N)
-    operands: OuterOperands
+    operands: OuterOptions
     dtype: torch.dtype  # of the returned loss
     shape: torch.Size  # of the returned loss where reduction is none
 
@@ -137,7 +137,7 @@ class Outer:
             check_fit(source.shape[:-1], source.device, kwargs.get("normalizer"), **tensors)
         return self.signature.reference(*args, **kwargs)
 
-    def on_operands(self, call: OuterOperands, source: Tensor) -> Tensor:
+    def on_operands(self, call: OuterOptions, source: Tensor) -> Tensor:
         """The reference body on a skeleton's operands, in terms of `source` (which may be differentiated)."""
         arguments = dict(zip(self._names, (source, call.target, *call.operands), strict=True))
         parameters = dict(zip(self.parameters, call.parameters, strict=True))
@@ -177,7 +177,7 @@ class Outer:
         factor, row_factor = weighting
         return OuterCall(
             _rows(source),
-            OuterOperands(
+            OuterOptions(
                 _rows(_constant(target)),
                 [_constant(x) if x.dim() == 1 else _rows(_constant(x)) for x in operands],
                 row_factor,

@@ -170,7 +170,7 @@ class Pointwise:
     Args:
         operands: names of the arguments that are taken element by element and broadcast, in the functor's order. A
             number is taken for a tensor of that value.
-        constants: the value that stands for None of an optional operand.
+        fill: the value that stands for None of an optional operand.
         parameters: the hyper-parameters that the kernels take, in the order in which they take them.
         differentiable: the operands that have a gradient; default: all. The body detaches the others.
         shapes: "broadcast": the operands broadcast; "warn": the first two should have one shape, torch warns otherwise;
@@ -194,7 +194,7 @@ class Pointwise:
         self,
         *,
         operands: tuple[str, ...],
-        constants: Mapping[str, float] | None = None,
+        fill: Mapping[str, float] | None = None,
         parameters: Mapping[str, Hyper] | None = None,
         differentiable: tuple[str, ...] | None = None,
         shapes: str = "broadcast",
@@ -210,7 +210,7 @@ class Pointwise:
         prepare: Callable[[dict[str, Any]], dict[str, Any] | str] | None = None,
     ) -> None:
         self.operands = operands
-        self.constants = constants or {}
+        self.fill = fill or {}
         self.parameters = parameters or {}
         self.differentiable = operands if differentiable is None else differentiable
         self.shapes = shapes
@@ -272,7 +272,7 @@ class Pointwise:
         for k, name in enumerate(self.operands):
             value = bound.get(name)
             if value is None:
-                value = self.constants.get(name)
+                value = self.fill.get(name)
             if isinstance(value, Tensor):
                 tensors.append(value.int() if value.dtype in _NARROW else value)
                 names.append(name)

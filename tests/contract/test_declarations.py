@@ -89,7 +89,7 @@ def test_every_name_that_is_declared_is_an_argument(name: str):
     """And bounds of hyper-parameters hold their defaults."""
     loss = LOSSES[name]
     arguments = inspect.signature(loss.signature.reference).parameters
-    names = [*getattr(loss, "operands", ()), *getattr(loss, "constants", ()), *getattr(loss, "differentiable", ())]
+    names = [*getattr(loss, "operands", ()), *getattr(loss, "fill", ()), *getattr(loss, "differentiable", ())]
     names += loss.signature.parameters
     names += [argument for argument in (getattr(loss, "weight", ""),) if argument]
     assert set(names) <= set(arguments)

@@ -29,7 +29,7 @@ def test_a_case_and_its_signature(case: Case) -> None:
     assert {*case.differentiable, *case.indices} <= made.keys()
     assert case.domain.keys() <= case.parameters.keys()
     assert all(made[name].dtype == torch.float64 for name in case.differentiable)
-    assert (case.skeleton is not None) == hasattr(case.loss, "plan")
+    assert (case.skeleton is not None) == hasattr(case.loss, "resolve")
     for how in case.reductions:
         value = case.call(made, how)
         assert (value[0] if isinstance(value, tuple) else value).isfinite().all()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import inspect
 import io
 import re
 import subprocess
@@ -10,6 +13,7 @@ import tokenize
 from pathlib import Path
 
 import pytest
+from cases import CASES, Case, one_of_each
 
 import fastloss
 
@@ -60,6 +64,36 @@ def dangling(text: str) -> list[str]:
     return sorted(path for path in mentioned if not exists(path))
 
 
+# `fastloss.nn.HuberLoss`, also where a page or a comment leaves the rest of the sentence to punctuation.
+NAME = re.compile(r"(?<![\w./<])fastloss(?:\.[A-Za-z_]\w*)+(?![\w*<{(/-]*[*<{/-])")
+
+
+def is_a_name(name: str) -> bool:
+    """Whether a module, or something in one, is called so."""
+    found: object = fastloss
+    path = "fastloss"
+    for part in name.split(".")[1:]:
+        path += f".{part}"
+        if not hasattr(found, part):
+            try:
+                if importlib.util.find_spec(path) is None:
+                    return False
+                found = importlib.import_module(path)
+            except ModuleNotFoundError:
+                return False
+        else:
+            found = getattr(found, part)
+    return True
+
+
+def unknown(text: str) -> list[str]:
+    """The dotted names in the text that nothing has."""
+    names = {
+        match.group() for match in NAME.finditer(text) if not re.search(r"\.(?:py|pyi|so|md|json)$", match.group())
+    }
+    return sorted(name for name in names if not is_a_name(name))
+
+
 def prose(file: Path) -> str:
     """A page without its blocks of code; of a source its comments and strings, docstrings among them."""
     text = file.read_text()
@@ -79,6 +113,31 @@ def test_a_path_that_leads_nowhere_is_seen() -> None:
 @pytest.mark.parametrize("file", [*PAGES, *SOURCES], ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_path_in_prose_exists(file: Path) -> None:
     assert dangling(prose(file)) == []
+
+
+def test_a_name_that_nothing_has_is_seen() -> None:
+    text = "`fastloss.nn.HuberLoss`, :func:`fastloss.core.dispatch.fused`. fastloss.nowhere, fastloss.core.neverland.x"
+    assert unknown(text) == ["fastloss.core.neverland.x", "fastloss.nowhere"]
+
+
+@pytest.mark.parametrize("file", [*PAGES, *SOURCES], ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_name_in_prose_exists(file: Path) -> None:
+    assert unknown(prose(file)) == []
+
+
+SPELLINGS = set(re.findall(r"`(?:\w+\.)?(\w+)`", (ROOT / "docs" / "glossary.md").read_text().partition("## Public")[2]))
+
+
+@pytest.mark.parametrize("loss", one_of_each(CASES), ids=lambda case: case.name)
+def test_the_glossary_has_every_argument(loss: Case) -> None:
+    """A new spelling is a new line there, or a known one."""
+    if inspect.unwrap(loss.loss).__module__.startswith("fastloss."):
+        assert set(loss.parameters) <= SPELLINGS
+
+
+def test_the_name_of_a_loss_ends_in_loss_or_is_in_the_glossary() -> None:
+    names = {case.name.rpartition(".")[2] for case in CASES}
+    assert {name for name in names if not name.endswith("_loss")} <= SPELLINGS
 
 
 def test_the_pages_of_the_losses_are_what_is_generated():

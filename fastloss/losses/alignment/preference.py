@@ -12,7 +12,7 @@ from torch import Tensor
 from fastloss.core.arguments import Hyper
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype
-from fastloss.core.metrics import REWARD_METRICS, Batch, Terms, counted, detached
+from fastloss.core.metrics import REWARD_METRICS, Batch, Metrics, counted, detached
 from fastloss.skeletons.pointwise import Pointwise
 
 __all__ = ["cpo_loss", "dpo_loss", "kto_loss", "orpo_loss", "simpo_loss"]
@@ -121,7 +121,7 @@ def dpo_loss(
     mask: Tensor | None = None,
     normalizer: float | Tensor | None = None,
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Direct preference optimisation, and its relatives, from log-probabilities of pairs of sequences.
 
     With the rewards :math:`c = \beta(\log\pi - \log\pi_{ref})` of the chosen sequence, r of the rejected one, their
@@ -219,7 +219,7 @@ def simpo_loss(
     mask: Tensor | None = None,
     normalizer: float | Tensor | None = None,
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Simple preference optimisation: no reference, log-probabilities averaged over the tokens, a target margin.
 
     With the rewards :math:`c = \beta\log\pi / |y|` of the chosen sequence, r of the rejected one, and
@@ -291,7 +291,7 @@ def cpo_loss(
     mask: Tensor | None = None,
     normalizer: float | Tensor | None = None,
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Contrastive preference optimisation: direct preference optimisation with a uniform reference, plus imitation.
 
     With the log-probabilities c of the chosen sequence and r of the rejected one, and :math:`m = \beta(c - r)`:
@@ -371,7 +371,7 @@ def orpo_loss(
     mask: Tensor | None = None,
     normalizer: float | Tensor | None = None,
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Odds-ratio preference optimisation: no reference, log-probabilities averaged over the tokens.
 
     With the mean log-probabilities c of the chosen sequence and r of the rejected one,
@@ -431,7 +431,7 @@ def orpo_loss(
 @fused(
     Pointwise(
         operands=("policy_logps", "reference_logps", "desirable", "kl"),
-        constants={"kl": 0.0},
+        fill={"kl": 0.0},
         parameters={
             "beta": Hyper(low=_POSITIVE),
             "desirable_weight": Hyper(),
@@ -456,7 +456,7 @@ def kto_loss(
     mask: Tensor | None = None,
     normalizer: float | Tensor | None = None,
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Kahneman-Tversky optimisation, from single sequences that are desirable or not.
 
     With :math:`d = \log\pi - \log\pi_{ref}`, the weight w of the sequence's kind, and :math:`z = \max(0, \mathrm{kl})`

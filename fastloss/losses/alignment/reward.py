@@ -11,7 +11,7 @@ from torch import Tensor
 from fastloss.core.arguments import Hyper
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype
-from fastloss.core.metrics import REWARD_METRICS, Batch, Terms, counted, detached
+from fastloss.core.metrics import REWARD_METRICS, Batch, Metrics, counted, detached
 from fastloss.skeletons.pointwise import Pointwise
 
 __all__ = ["kl_penalty", "reward_model_loss"]
@@ -104,7 +104,7 @@ def kl_penalty(
 @fused(
     Pointwise(
         operands=("chosen_rewards", "rejected_rewards", "margin"),
-        constants={"margin": 0.0},
+        fill={"margin": 0.0},
         parameters={"center_coefficient": Hyper(low=-math.inf)},
         differentiable=("chosen_rewards", "rejected_rewards"),
         metrics={**REWARD_METRICS, "ranking_loss": "part", "center_loss": "part"},
@@ -120,7 +120,7 @@ def reward_model_loss(
     mask: Tensor | None = None,
     normalizer: float | Tensor | None = None,
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Bradley-Terry loss of a reward model on pairs.
 
     .. math::

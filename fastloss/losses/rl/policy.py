@@ -11,7 +11,7 @@ from torch import Tensor
 from fastloss.core.arguments import Hyper
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype
-from fastloss.core.metrics import Batch, Terms, counted, detached
+from fastloss.core.metrics import Batch, Metrics, counted, detached
 from fastloss.losses.rl.value import value_error
 from fastloss.skeletons.pointwise import Pointwise
 
@@ -56,7 +56,7 @@ def _surrogate(
     return _Surrogate(losses, log_ratio, ratio, bound > free, dual_clipped)
 
 
-def _policy_terms(batch: Batch, policy: _Surrogate) -> Terms:
+def _policy_metrics(batch: Batch, policy: _Surrogate) -> Metrics:
     return {
         "clip_fraction": batch.mean(policy.clipped),
         "dual_clip_fraction": batch.mean(policy.dual_clipped),
@@ -106,7 +106,7 @@ def ppo_clip_loss(
     normalizer: float | Tensor | None = None,
     aggregation: str = "token-mean",
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Clipped surrogate of proximal policy optimisation, from log-probabilities of the actions (or tokens) taken.
 
     With :math:`r = \exp(\mathrm{clamp}(\log\pi - \log\pi_{old}, -c, c))`, c = ``log_ratio_clamp``, and the advantage A,
@@ -159,7 +159,7 @@ def ppo_clip_loss(
     logp, old_logp, advantages = counted(mask, logp, detached(old_logp), detached(advantages))
     policy = _surrogate(logp, old_logp, advantages, clip, clip_high, dual_clip, log_ratio_clamp)
     batch = Batch(policy.losses, aggregation, mask, normalizer, dtype)
-    return (batch.loss(), _policy_terms(batch, policy)) if return_terms else batch.loss()
+    return (batch.loss(), _policy_metrics(batch, policy)) if return_terms else batch.loss()
 
 
 def _without_old_values(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _without_old_values(arguments: dict[str, Any]) -> dict[str, Any]:
 @fused(
     Pointwise(
         operands=("logp", "old_logp", "advantages", "values", "returns", "entropy", "old_values"),
-        constants={"entropy": 0.0, "old_values": 0.0},
+        fill={"entropy": 0.0, "old_values": 0.0},
         parameters={
             **_POLICY_PARAMETERS,
             "value_clip": Hyper(),
@@ -213,7 +213,7 @@ def ppo_loss(
     normalizer: float | Tensor | None = None,
     aggregation: str = "token-mean",
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Policy, value and entropy losses of proximal policy optimisation, in one pass.
 
     .. math::
@@ -269,7 +269,7 @@ def ppo_loss(
     batch = Batch(losses, aggregation, mask, normalizer, dtype)
     if not return_terms:
         return batch.loss()
-    terms = _policy_terms(batch, policy)
+    terms = _policy_metrics(batch, policy)
     return batch.loss(), {
         "policy_loss": batch.part(policy.losses),
         "value_loss": batch.part(value_losses),

@@ -56,7 +56,7 @@ def kernels() -> list[Kernel]:
         }
         with fastloss.backend("triton"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _, call = case.loss.plan((), {**made, **leaves, **case.options})
+            _, call = case.loss.resolve((), {**made, **leaves, **case.options})
         how = call.plan.problem
         differentiable = tuple(k for k in range(how.wanted_operands.bit_length()) if how.wanted_operands >> k & 1)
         kernel = Kernel(how.loss, tuple(how.parameters), differentiable)
