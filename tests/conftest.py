@@ -23,7 +23,9 @@ IN_THIS_PROCESS = "laws, oracles and units, on the backends of this machine"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow(seconds): takes about so long; such tests start first, the longest first")
-    config.pluginmanager.import_plugin("contract_table")
+    config.pluginmanager.import_plugin("contract.table")
+    for skeleton in ("pointwise", "row", "outer", "similarity", "linear"):
+        config.addinivalue_line("markers", f"skeleton_{skeleton}: the law's case is of this skeleton")
     config.addinivalue_line("markers", "lane(name): where the table of lanes counts the test")
     if getattr(config.option, "numprocesses", None):  # this process starts pytest-xdist's workers
         os.environ.setdefault("FASTLOSS_TEST_SEED", str(support.SEED))  # one for all
@@ -61,6 +63,9 @@ def lane_ran(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     marker = item.get_closest_marker(LANE)
+    case = getattr(item, "callspec", None) and item.callspec.params.get("case")
+    if getattr(case, "skeleton", None):
+        item.add_marker(f"skeleton_{case.skeleton}")  # for -k of the lanes
     item.user_properties.append((LANE, (marker.args[0] if marker else IN_THIS_PROCESS, 1)))
 
 

@@ -248,7 +248,7 @@ def test_linear_errors_and_modules_as_torch():
 def test_options_choose_the_chunk():
     (x, w, _), y, _ = make("options", "index", rows=120)
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=11, acc_dtype=torch.float32)
-    call = fastloss.linear_cross_entropy.plan((x.bfloat16(), w.bfloat16(), y), {"options": options})[1]
+    call = fastloss.linear_cross_entropy.resolve((x.bfloat16(), w.bfloat16(), y), {"options": options})[1]
     assert (call.operands.chunk, call.operands.wide) == (11, True)
 
 
@@ -275,7 +275,7 @@ for reduction, backend in (("mean", "cpu"), ("none", "cpu"), ("mean", "reference
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.skipif(("cpu", "cpu") not in BACKENDS, reason="no CPU kernels")
-def test_peak_in_units_of_the_logits():
+def test_peak_of_the_linear_head_in_units_of_the_logits():
     result = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     mean, none, reference = map(float, result.stdout.split())

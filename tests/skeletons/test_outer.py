@@ -179,7 +179,7 @@ def test_outer_operator_passes_opcheck(case, backend, device):
     tensors = case.make(generator(str(case)), dtype=torch.float32, device=device)
     weights = torch.rand(tensors["quantiles"].shape[:-1], device=device)
     with fastloss.backend(backend):
-        _, call = case.loss.plan((), {**tensors, **case.options, "weights": weights})
+        _, call = case.loss.resolve((), {**tensors, **case.options, "weights": weights})
     assert not isinstance(call, str), call
     operator = getattr(torch.ops, "fastloss_triton" if backend == "triton" else "fastloss").outer
     for reduce in (True, False):

@@ -113,7 +113,7 @@ def test_pointwise_operators_pass_opcheck(case, backend, device):
     tensors = case.make(generator(str(case)), dtype=torch.float32, device=device)
     leaves = {name: tensors[name].requires_grad_() for name in case.differentiable}
     with fastloss.backend(backend):
-        _, call = case.loss.plan((), {**tensors, **leaves, **case.how(case.reduced)})
+        _, call = case.loss.resolve((), {**tensors, **leaves, **case.how(case.reduced)})
     assert not isinstance(call, str), call
     namespace = getattr(torch.ops, "fastloss_triton" if backend == "triton" else "fastloss")
     problem = call.plan.problem
