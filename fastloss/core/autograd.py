@@ -128,7 +128,8 @@ def differentiate(problem: Problem, namespace: str, tensors: Sequence[Tensor]) -
         return results[0] if problem.outputs == 1 else results[: problem.outputs]
     if problem.wanted:
         return _apply(problem, namespace, *tensors)
-    outputs, _ = problem.forward(namespace, tensors, False)
+    with torch.no_grad():  # constants may require a gradient, too; an operator by itself would make a graph of them
+        outputs, _ = problem.forward(namespace, tensors, False)
     return outputs[0] if problem.outputs == 1 else outputs
 
 
