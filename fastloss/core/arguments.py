@@ -24,6 +24,8 @@ from fastloss.core import environment
 SMALL_ON_CPU = 4096
 
 DEVICES = ("cpu", "cuda", "xpu")  # for whose tensors there are kernels
+# Beyond these a number is 0, infinite, or has an infinite inverse where the arithmetic is float32; 0 is a switch.
+_SMALLEST, _LARGEST = torch.finfo(torch.float32).smallest_normal, torch.finfo(torch.float32).max
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # numbered so in csrc
 
 
@@ -93,6 +95,8 @@ class Signature:
                 return Invalid(f"{name} is not a number")
             if not hyper.low <= value <= hyper.high:
                 return Invalid(f"{name} is out of range")
+            if value and not _SMALLEST <= abs(value) <= _LARGEST and not math.isinf(value):
+                return f"{name} is no normal number of float32, in which the kernels compute"
             values[name] = float(value)
         return list(values.values())
 
