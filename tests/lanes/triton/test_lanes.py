@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 from lanes.triton import processes
-from lanes.triton.laws import NUMBER_LAWS, PAIRS_LAWS, PAIRWISE_PATHS, POINTWISE_LAWS
+from lanes.triton.laws import (
+    NUMBER_FILES,
+    NUMBER_LAWS,
+    OUTER_FILES,
+    OUTER_LAWS,
+    POINTWISE_FILES,
+    POINTWISE_LAWS,
+    SIMILARITY_FILES,
+    SIMILARITY_PATHS,
+)
 
 CHIPS = ("sm_80", "sm_90", "sm_100", "gfx942")
 COMPILED = {
@@ -21,16 +30,20 @@ COMPILED = {
     "similarity": ("lane_similarity_compile", (), CHIPS),
     "row_statistics": ("lane_row_statistics_compile", (), ("sm_90", "gfx942")),
 }
+
+
+def laws(files: tuple[str, ...], chosen: str) -> tuple[str, tuple[str, ...]]:
+    """A lane of some of the laws."""
+    first, *more = (f"../../{file}" for file in files)
+    return first.removesuffix(".py"), (*more, "-k", chosen, "-W", "ignore")
+
+
 # file, options of pytest, about so many seconds
 INTERPRETED = {
-    "laws of the pointwise losses": ("../../test_pointwise", ("-k", POINTWISE_LAWS, "-W", "ignore"), 60),
-    "laws of the losses over pairs": ("../../test_pairs", ("-k", PAIRS_LAWS, "-W", "ignore"), 30),
-    "pairwise losses": ("../../test_pairwise", ("-k", PAIRWISE_PATHS, "-W", "ignore"), 40),
-    "laws of numbers": (
-        "../../laws/test_parameters",
-        ("../../laws/test_masks_fit.py", "../../laws/test_arguments.py", "-k", NUMBER_LAWS, "-W", "ignore"),
-        20,
-    ),
+    "laws of the pointwise losses": (*laws(POINTWISE_FILES, POINTWISE_LAWS), 60),
+    "laws of the losses over pairs": (*laws(OUTER_FILES, OUTER_LAWS), 30),
+    "pairwise losses": (*laws(SIMILARITY_FILES, SIMILARITY_PATHS), 40),
+    "laws of numbers": (*laws(NUMBER_FILES, NUMBER_LAWS), 20),
     "row kernels": ("lane_interpreter", (), 60),
     "rows in steps": ("lane_row_statistics", (), 30),
     "pointwise kernels": ("lane_pointwise", (), 60),
