@@ -37,6 +37,7 @@ lint: setup
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
 	$(VENV_PYTHON) tools/stubs.py --check
+	$(VENV_PYTHON) tools/loss_pages.py --check
 	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs .venv/bin/clang-format --dry-run --Werror
 
 format: setup

@@ -24,7 +24,7 @@ py::tuple evaluate_row(const std::string& name, const std::vector<double>& param
   const size_t classes = x.size();
   double loss = 0;
   std::vector<double> gradient(classes);
-  const bool known = visit_row_loss(name.c_str(), [&](auto tag) {
+  const bool known = visit_one_pass_row_loss(name.c_str(), [&](auto tag) {
     const typename decltype(tag)::template with<double> f(parameters.data(), int64_t(classes));
     auto weight_of = [&](size_t c) { return weight.empty() ? 1.0 : weight[c]; };
     std::vector<double> z(classes), q(classes, 0.0);
@@ -88,8 +88,8 @@ const char* name_of(MetricKind kind) {
   switch (kind) {
     case kMeanMetric:
       return "mean";
-    case kTermMetric:
-      return "term";
+    case kPartMetric:
+      return "part";
     case kMinMetric:
       return "min";
     default:
@@ -109,10 +109,12 @@ py::dict describe() {
         py::dict(py::arg("operands") = d.operands, py::arg("parameters") = d.parameters, py::arg("metrics") = metrics, \
                  py::arg("requirement") = d.requirement, py::arg("raises_value_error") = bool(d.raises_value_error));  \
   }
-#define FASTLOSS_DESCRIBE_ROW(name, Functor)                                                         \
-  {                                                                                                  \
-    const RowDescription d = describe_row<Functor<double>>();                                        \
-    row[#name] = py::dict(py::arg("parameters") = d.parameters, py::arg("modulated") = d.modulated); \
+#define FASTLOSS_DESCRIBE_ROW(name, Functor)                                                        \
+  {                                                                                                 \
+    const RowDescription d = describe_row<Functor<double>>();                                       \
+    row[#name] = py::dict(py::arg("parameters") = d.parameters, py::arg("modulated") = d.modulated, \
+                          py::arg("outputs") = d.outputs, py::arg("statistics") = d.statistics,     \
+                          py::arg("two_rows") = d.two_rows);                                        \
   }
 #define FASTLOSS_DESCRIBE_OUTER(name, Functor)                                                       \
   {                                                                                                  \
@@ -126,6 +128,27 @@ py::dict describe() {
   FASTLOSS_ROW_FAMILIES(FASTLOSS_OF_ROW)
   FASTLOSS_OUTER_FAMILIES(FASTLOSS_OF_OUTER)
   return py::dict(py::arg("pointwise") = pointwise, py::arg("row") = row, py::arg("outer") = outer);
+}
+
+// What Python and C++ number alike, and the limits of the kernels.
+py::dict numbers() {
+  py::dict dtypes, reductions, limits;
+#define FASTLOSS_NUMBER(name) dtypes[#name] = int(DType::name);
+  FASTLOSS_NUMBER(float32)
+  FASTLOSS_NUMBER(float64)
+  FASTLOSS_NUMBER(float16)
+  FASTLOSS_NUMBER(bfloat16)
+#undef FASTLOSS_NUMBER
+#define FASTLOSS_NUMBER(name) reductions[#name] = int(Reduction::name);
+  FASTLOSS_NUMBER(none)
+  FASTLOSS_NUMBER(mean)
+  FASTLOSS_NUMBER(sum)
+#undef FASTLOSS_NUMBER
+  limits["dimensions"] = kMaxDimensions;
+  limits["operands"] = kMaxOperands;
+  limits["outer_operands"] = kMaxOuterOperands;
+  limits["metrics"] = kMaxMetrics;
+  return py::dict(py::arg("dtypes") = dtypes, py::arg("reductions") = reductions, py::arg("limits") = limits);
 }
 
 std::vector<float> vector_math(const std::string& set, const std::string& name, std::vector<float> values) {
@@ -171,6 +194,7 @@ PYBIND11_MODULE(_host, m) {
         "(loss, derivatives, metrics, inside the domain?) at one element, in double, straight from the functor.");
   m.def("describe", &describe,
         "{contract: {loss: what its functor says of itself}}: operands, parameters, kinds of metrics, domain.");
+  m.def("numbers", &numbers, "{dtypes, reductions, limits}: what Python and C++ number alike, by name.");
   m.def("vector_math", &vector_math, "A vector function of one instruction set, applied to a list of floats.");
 }
 

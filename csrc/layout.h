@@ -7,7 +7,7 @@
 
 namespace fastloss {
 
-constexpr int kMaxDimensions = 8;  // of the broadcast shape; fastloss/core/arguments.py leaves more to the reference
+constexpr int kMaxDimensions = 8;  // of the broadcast shape, as in fastloss/operators/pointwise.py
 constexpr int kMaxTensors = 20;    // operands, weight, scale, upstream gradient, loss and gradients
 
 struct Iteration {

@@ -90,7 +90,7 @@ def stub(name: str) -> str:
             "import torch",
             "from torch import Tensor",
             "",
-            "from fastloss.core.metrics import Terms",
+            "from fastloss.core.metrics import Metrics",
             "from fastloss.nn.base import FunctionLoss",
         ]
     lines += imported(module)

@@ -112,7 +112,7 @@ bool compute(const double* parameters, const Tile<typename F::A>& tile, double* 
           case kMeanMetric:
             metric[m] += live(e.metric[m] * weight, zero);
             break;
-          case kTermMetric:
+          case kPartMetric:
             metric[m] += live(e.metric[m] * factor, zero);
             break;
           case kMinMetric:

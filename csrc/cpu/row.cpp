@@ -460,7 +460,7 @@ RowKernel kernel() {
 
 int find(const RowProblem& p, RowKernel* found) {
   int status = kUnknownLoss;
-  visit_row_loss(p.loss, [&](auto loss) {
+  visit_one_pass_row_loss(p.loss, [&](auto loss) {
     using InFloat = typename decltype(loss)::template with<float>;
     status = p.parameter_count != InFloat::parameters ? kWrongParameters : is_floating(p.dtype) ? 0 : kUnknownDType;
     switch (p.dtype) {

@@ -89,7 +89,7 @@ struct SmoothL1 : PointwiseLoss<2, 1> {
 template <class Accumulator>
 struct Quantile : PointwiseLoss<3, 0> {
   using A = Accumulator;
-  static constexpr const char* requirement = "quantile_loss: tau must be between 0 and 1";
+  static constexpr const char* requirement = "tau must be between 0 and 1";
 
   FASTLOSS_INLINE explicit Quantile(const double*) {}
 
@@ -112,7 +112,7 @@ struct Quantile : PointwiseLoss<3, 0> {
 template <class Accumulator>
 struct Expectile : PointwiseLoss<3, 0> {
   using A = Accumulator;
-  static constexpr const char* requirement = "expectile_loss: tau must be between 0 and 1";
+  static constexpr const char* requirement = "tau must be between 0 and 1";
 
   FASTLOSS_INLINE explicit Expectile(const double*) {}
 

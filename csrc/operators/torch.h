@@ -145,7 +145,7 @@ inline Sizes broadcast_shape(const std::vector<Tensor>& tensors) {
       if (t.size(d) != size && t.size(d) != 1) refuse("the operands do not broadcast");
     }
   }
-  if (sizes.size() > size_t(kMaxDimensions)) refuse("more than 8 dimensions");
+  if (sizes.size() > size_t(kMaxDimensions)) refuse("more than " + std::to_string(kMaxDimensions) + " dimensions");
   return sizes;
 }
 

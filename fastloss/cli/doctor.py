@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from typing import Any
 
 import torch
 
 import fastloss
-from fastloss.core import backends
+from fastloss.core import backends, environment
 
-_ENVIRONMENT = (
-    "FASTLOSS_BACKEND",
-    "FASTLOSS_CPU_CAPABILITY",
-    "FASTLOSS_STRICT",
-    "FASTLOSS_VALIDATE",
-    "TRITON_INTERPRET",
-)
+_SHOWN = {True: "on", False: "off"}
 
 
 def _version_of(package: str) -> str | None:
@@ -53,7 +46,7 @@ def report() -> dict[str, Any]:
         "build": _build(),
         "backends": {"reference": None, **backends.UNAVAILABLE},
         "automatic": {device: str(choice) for (name, device), choice in backends.CHOICES.items() if name == "auto"},
-        "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        "environment": {variable.name: variable.read() for variable in environment.VARIABLES},
     }
 
 
@@ -73,6 +66,8 @@ def render(report: dict[str, Any]) -> str:
         "automatic choice:",
         *(f"  {device:10} {choice}" for device, choice in report["automatic"].items()),
     ]
-    if report["environment"]:
-        lines += ["environment:", *(f"  {name}={value}" for name, value in report["environment"].items())]
+    lines += [
+        "environment:",
+        *(f"  {name}: {_SHOWN.get(value, value)}" for name, value in report["environment"].items()),
+    ]
     return "\n".join(lines)

@@ -1,15 +1,14 @@
 """From the arguments of a loss, as users pass them, to the operands of a skeleton's operators: what skeletons share.
 
-A skeleton (:mod:`fastloss.skeletons`) lowers a call in one of three ways: to a call of its operators; to
-:class:`Invalid`, which the reference body turns into torch's own error (or handles, where torch has a special case); or
-to a plain string, the reason why the kernels do not compute this valid call.
+A skeleton (:mod:`fastloss.skeletons`) lowers a call to a call of its operators, or to the reason why not:
+:class:`Invalid`, which the reference body turns into torch's own error (or handles, where torch has a special case), or
+:class:`Refused`, where the kernels do not compute this valid call.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,37 +17,65 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastloss.core import environment
+
 # Up to here torch's own two kernels take less time than the Python around a fused one. Measured, forward and backward
 # of a float32 (N, 16): see bench/results.
 SMALL_ON_CPU = 4096
 
 DEVICES = ("cpu", "cuda", "xpu")  # for whose tensors there are kernels
+# Beyond these a number is 0, infinite, or has an infinite inverse where the arithmetic is float32; 0 is a switch.
+_SMALLEST, _LARGEST = torch.finfo(torch.float32).smallest_normal, torch.finfo(torch.float32).max
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # numbered so in csrc
 
 
-class Invalid(str):
-    """Why torch's own checks and special cases should have this call."""
+class Refused:
+    """What lowering comes to where the kernels do not compute a call, though it is a good one: the reason."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
 
 
-EMPTY = Invalid("there are no elements, so there is nothing to launch")
-OVERRIDDEN = "an argument has a __torch_function__ of its own"
+class Invalid(Refused):
+    """Torch's own checks and special cases should have this call."""
+
+
+class Empty(Invalid):
+    """There are no elements, so there is nothing to launch."""
+
+    def __init__(self) -> None:
+        super().__init__("there are no elements, so there is nothing to launch")
+
+
+OVERRIDDEN = Refused("an argument has a __torch_function__ of its own")
 # An operator of ours would be a hole in such a program: no gradient passes it, and it does not load without fastloss.
-LEAVES = "an exported or traced program keeps torch's own operators, which load and train anywhere"
+LEAVES = Refused("an exported or traced program keeps torch's own operators, which load and train anywhere")
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """A hyper-parameter of a kernel: a number in [low, high]; None stands for 0."""
+class Hyper:
+    """A hyper-parameter of a kernel: a number in [low, high], whose default is that of the loss's signature.
 
-    default: float
+    none: what None stands for, where the loss takes it: a number, or the name of a hyper-parameter before this one.
+    """
+
     low: float = 0.0
     high: float = math.inf
+    none: float | str | None = None
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the operands of a loss have to be, and what is raised where they are not. A GPU's kernels trap with it."""
+
+    requirement: str
+    error: type[Exception] = ValueError
 
 
 class Signature:
     """The arguments of a reference body, and what they mean to every skeleton."""
 
-    def __init__(self, reference: Callable[..., Any], parameters: Mapping[str, Parameter]) -> None:
+    def __init__(self, reference: Callable[..., Any], parameters: Mapping[str, Hyper]) -> None:
         declared = inspect.signature(reference).parameters
         self.name = reference.__name__
         self.reference = reference
@@ -56,7 +83,6 @@ class Signature:
         self.defaults = {name: p.default for name, p in declared.items() if p.default is not p.empty}
         self.parameters = dict(parameters)
         self._positional = sum(p.kind is not inspect.Parameter.KEYWORD_ONLY for p in declared.values())
-        self._parameter_defaults = [parameter.default for parameter in parameters.values()]
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
         """Arguments by name; None if Python would raise a TypeError."""
@@ -69,21 +95,23 @@ class Signature:
             bound[name] = value
         return bound
 
-    def parameter_values(self, bound: dict[str, Any]) -> list[float] | str:
+    def parameter_values(self, bound: dict[str, Any]) -> list[float] | Refused:
         """The hyper-parameters in the kernels' order, or why not."""
-        values = list(self._parameter_defaults)
-        for i, (name, parameter) in enumerate(self.parameters.items()):
-            if name not in bound:
-                continue
-            value = bound[name]
+        values: dict[str, float] = {}
+        for name, hyper in self.parameters.items():
+            value = bound.get(name, self.defaults.get(name))
+            if value is None:
+                value = values[hyper.none] if isinstance(hyper.none, str) else hyper.none
             if isinstance(value, Tensor):
-                return f"{name} is a tensor; the kernels take a Python number"
-            if not (value is None or isinstance(value, (int, float))):
+                return Refused(f"{name} is a tensor; the kernels take a Python number")
+            if not isinstance(value, (int, float)):
                 return Invalid(f"{name} is not a number")
-            values[i] = 0.0 if value is None else float(value)
-            if not parameter.low <= values[i] <= parameter.high:
+            if not hyper.low <= value <= hyper.high:
                 return Invalid(f"{name} is out of range")
-        return values
+            if value and not _SMALLEST <= abs(value) <= _LARGEST and not math.isinf(value):
+                return Refused(f"{name} is no normal number of float32, in which the kernels compute")
+            values[name] = float(value)
+        return list(values.values())
 
 
 def reduction_of(bound: dict[str, Any], default: str) -> Any:
@@ -109,7 +137,7 @@ def overriding(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]
 
 
 def wraps(x: Any) -> bool:
-    """Is it a tensor subclass that holds other tensors (DTensor, a jagged NestedTensor)? No kernel sees through it."""
+    """Whether it is a tensor that holds other tensors (DTensor, a jagged NestedTensor). No kernel sees through it."""
     return type(x) not in _PLAIN and hasattr(type(x), "__tensor_flatten__")
 
 
@@ -124,12 +152,12 @@ def _overrides(kind: type) -> bool:
 
 
 def leaves() -> bool:
-    """Is the call recorded in a program that leaves the process, by torch.export or torch.jit.trace?"""
+    """Whether the call is recorded in a program that leaves the process, by torch.export or torch.jit.trace."""
     return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def readable(tensor: Tensor) -> bool:
-    """May its values decide what a call does? Not where that waits for a device, or where it is traced."""
+    """Whether its values may decide what a call does: not where that waits for a device, or where it is traced."""
     return (
         tensor.is_cpu
         and type(tensor) in _PLAIN
@@ -143,7 +171,7 @@ def readable(tensor: Tensor) -> bool:
 def check_range(index: Tensor, count: int, ignored: int) -> None:
     """Torch's IndexError for an index outside [0, count) that is not `ignored`, where that costs no synchronisation; on
     a device only with FASTLOSS_VALIDATE=1, which asks for one."""
-    if not readable(index) and not (index.is_cuda and os.environ.get("FASTLOSS_VALIDATE") == "1"):
+    if not readable(index) and not (index.is_cuda and environment.VALIDATE.read()):
         return
     wrong = ((index < 0) | (index >= count)) & (index != ignored)
     if wrong.any():
@@ -156,7 +184,7 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def autocast_applies(tensor: Tensor) -> bool:
-    """Would autocast run a loss on `tensor` in float32?"""
+    """Whether autocast would run a loss on `tensor` in float32."""
     device = tensor.device.type  # asked only where torch knows autocast: it raises for meta tensors, for example
     return tensor.dtype != torch.float64 and device in DEVICES and torch.is_autocast_enabled(device)
 
@@ -169,15 +197,15 @@ def known_to_be_false(mask: Tensor) -> bool:
     return has_values and not bool(mask.any())
 
 
-def differentiation_refused() -> str | None:
+def differentiation_refused() -> Refused | None:
     """Why the autograd of the kernels cannot serve the transforms that are active now."""
     if torch.autograd.forward_ad._current_level >= 0:
-        return "forward-mode differentiation"
+        return Refused("forward-mode differentiation")
     if not torch._C._are_functorch_transforms_active():
         return None
     if torch.compiler.is_compiling():
-        return "torch.func inside torch.compile, where Dynamo (2.13) would take our gradient for a constant"
+        return Refused("torch.func inside torch.compile, where Dynamo (2.13) would take our gradient for a constant")
     functionalize = torch._C._functorch.TransformType.Functionalize
     if any(transform.key() == functionalize for transform in torch._C._functorch.get_interpreter_stack() or ()):
-        return "torch.func.functionalize, which has no rule for an autograd Function"
+        return Refused("torch.func.functionalize, which has no rule for an autograd Function")
     return None

@@ -6,10 +6,11 @@ operators, settles it once, at import. Every skeleton imports that module.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from fastloss.core import environment
 
 NONE = "none"  # an explanation's backend where the call raises
 
@@ -26,7 +27,7 @@ KERNELS = {
     "triton": Backend(("cuda", "xpu"), "fastloss_triton"),
     "cuda": Backend(("cuda",), "fastloss"),
 }
-NAMES = ("auto", "reference", *KERNELS)
+NAMES = environment.BACKEND.values  # "auto", "reference" and those with kernels
 NAMESPACES = ("fastloss", "fastloss_triton")
 AUTOMATIC = {"cpu": ("cpu",), "cuda": ("cuda", "triton"), "xpu": ("triton",)}
 """By device type, the backends in the order of the automatic choice."""
@@ -61,7 +62,7 @@ def settle(unavailable_here: Mapping[str, str | None]) -> None:
 
 def unavailable(name: str, device: str) -> str | None:
     """Why backend `name` cannot compute on tensors of a device type; None: it can."""
-    interpreted = name == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    interpreted = name == "triton" and device == "cpu" and environment.INTERPRET.read()
     if device not in KERNELS[name].devices and not interpreted:
         return f"it does not compute on {device} tensors"
     return UNAVAILABLE[name]

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastloss.core.dtypes import widened
 from fastloss.core.reductions import aggregate, masked_max, masked_min
 
-Terms = dict[str, Tensor]
+Metrics = dict[str, Tensor]
 
 REWARD_METRICS = {"chosen_reward": "mean", "rejected_reward": "mean", "margin": "mean", "accuracy": "mean"}
 
@@ -71,7 +71,7 @@ class Batch:
     def greatest(self, values: Tensor) -> Tensor:
         return masked_max(self._elements(values), self.mask).to(self.dtype)
 
-    def rewards(self, chosen: Tensor, rejected: Tensor) -> Terms:
+    def rewards(self, chosen: Tensor, rejected: Tensor) -> Metrics:
         """What is logged of the rewards of pairs."""
         return {
             "chosen_reward": self.mean(chosen),

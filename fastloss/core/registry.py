@@ -5,15 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 LOSSES: dict[str, Any] = {}
-"""The skeleton's description of every fused loss, with its reference body. Filled at decoration: a program that was
-loaded, or compiled first, asks for shapes before anything was lowered."""
+"""The skeleton's description of every fused loss, with its reference body."""
 
-
-def of_kernel(kernel: str) -> Any:
-    """The description of the loss that a kernel computes: "<function>", or "<function>_<variant>"."""
-    function = kernel
-    while function not in LOSSES:
-        function, found, _ = function.rpartition("_")
-        if not found:
-            raise ValueError(f"fastloss: no loss has a kernel named {kernel}")
-    return LOSSES[function]
+BY_KERNEL: dict[str, Any] = {}
+"""The same by the names of the kernels: a loss with several formulas has one for each. Filled at decoration: a program
+that was loaded, or compiled first, asks for shapes before anything was lowered."""

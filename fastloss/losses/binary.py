@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.core import torch_losses
-from fastloss.core.arguments import Invalid, Parameter
+from fastloss.core.arguments import Domain, Hyper, Invalid, Refused
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import one_dtype, result_dtype, widened
 from fastloss.core.metrics import counted
@@ -29,14 +29,14 @@ __all__ = [
 
 
 def _fits(weight: Tensor, target: Tensor) -> bool:
-    """Does the weight broadcast to the target, and not the other way round?"""
+    """Whether the weight broadcasts to the target, and not the other way round."""
     try:
         return torch.broadcast_shapes(weight.shape, target.shape) == target.shape
     except RuntimeError:
         return False
 
 
-def _torch_weights(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _torch_weights(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     """Weights as torch wants them; what it refuses, it shall refuse."""
     names = ("input", "target", "weight", "pos_weight")
     if not one_dtype(arguments, *names):
@@ -57,9 +57,10 @@ def _torch_weights(arguments: dict[str, Any]) -> dict[str, Any] | str:
 @fused(
     Pointwise(
         operands=("input", "target", "weight"),
-        constants={"weight": 1.0},
+        fill={"weight": 1.0},
         differentiable=("input", "target"),
         shapes="equal",
+        domain=Domain("all elements of input and target should be between 0 and 1", RuntimeError),
         drop_in=True,
         prepare=_torch_weights,
     )
@@ -113,7 +114,7 @@ def binary_cross_entropy(
 @fused(
     Pointwise(
         operands=("input", "target", "weight", "pos_weight"),
-        constants={"weight": 1.0, "pos_weight": 1.0},
+        fill={"weight": 1.0, "pos_weight": 1.0},
         differentiable=("input", "target"),
         shapes="equal",
         drop_in=True,
@@ -193,7 +194,7 @@ def _check_focal(alpha: Any, gamma: Any) -> None:
         raise ValueError(f"gamma must not be negative, got {gamma}")
 
 
-def _with_positives(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _with_positives(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     _check_focal(arguments.get("alpha", 0.25), arguments.get("gamma", 2.0))
     if isinstance(arguments.get("normalizer"), str) and isinstance(arguments.get("targets"), Tensor):
         arguments["normalizer"] = _positives(arguments["normalizer"], arguments["targets"], arguments.get("mask"))
@@ -203,7 +204,7 @@ def _with_positives(arguments: dict[str, Any]) -> dict[str, Any] | str:
 @fused(
     Pointwise(
         operands=("inputs", "targets"),
-        parameters={"alpha": Parameter(0.25, low=-1.0, high=1.0), "gamma": Parameter(2.0)},
+        parameters={"alpha": Hyper(low=-1.0, high=1.0), "gamma": Hyper()},
         shapes="equal",
         prepare=_with_positives,
     )
@@ -280,7 +281,7 @@ def sigmoid_focal_loss(
 # ------------------------------------------------------------------------------------------ margins
 
 
-def _of_input_dtype(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _of_input_dtype(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     input, target = arguments.get("input"), arguments.get("target")
     if isinstance(input, Tensor) and isinstance(target, Tensor):
         if target.is_floating_point() and not one_dtype(arguments, "input", "target"):
@@ -292,7 +293,7 @@ def _of_input_dtype(arguments: dict[str, Any]) -> dict[str, Any] | str:
     return arguments
 
 
-def _of_soft_margin(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _of_soft_margin(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     target = arguments.get("target")
     if isinstance(target, Tensor) and (target.requires_grad or target.dtype == torch.bool):
         return Invalid("torch neither differentiates the target nor negates bool tensors")
@@ -355,7 +356,7 @@ def soft_margin_loss(
 @fused(
     Pointwise(
         operands=("input", "target"),
-        parameters={"margin": Parameter(1.0, low=-math.inf)},
+        parameters={"margin": Hyper(low=-math.inf)},
         differentiable=("input",),
         drop_in=True,
         prepare=_of_input_dtype,
@@ -405,7 +406,7 @@ def hinge_embedding_loss(
     return torch_losses.hinge_embedding_loss(input, target, margin, size_average, reduce, reduction)
 
 
-def _of_ranking(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _of_ranking(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     tensors = [arguments.get(name) for name in ("input1", "input2", "target")]
     if all(isinstance(x, Tensor) for x in tensors):
         if len({x.dim() for x in tensors}) > 1:  # type: ignore[union-attr]
@@ -420,7 +421,7 @@ def _of_ranking(arguments: dict[str, Any]) -> dict[str, Any] | str:
 @fused(
     Pointwise(
         operands=("input1", "input2", "target"),
-        parameters={"margin": Parameter(0.0, low=-math.inf)},
+        parameters={"margin": Hyper(low=-math.inf)},
         drop_in=True,
         prepare=_of_ranking,
     )
@@ -473,7 +474,7 @@ def margin_ranking_loss(
 @fused(
     Pointwise(
         operands=("input", "target"),
-        parameters={"margin": Parameter(1.0, low=-math.inf), "squared": Parameter(0.0, high=1.0)},
+        parameters={"margin": Hyper(low=-math.inf), "squared": Hyper(high=1.0)},
         differentiable=("input",),
         shapes="equal",
     )

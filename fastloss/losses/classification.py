@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.core import torch_losses
-from fastloss.core.arguments import Parameter, autocast_applies, known_to_be_false
+from fastloss.core.arguments import Hyper, autocast_applies, known_to_be_false
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import widened
 from fastloss.skeletons.linear import LinearRow
@@ -20,10 +20,10 @@ __all__ = ["cross_entropy", "linear_cross_entropy", "softmax_focal_loss"]
 
 _CROSS_ENTROPY = Row(
     parameters={
-        "label_smoothing": Parameter(0.0, high=1.0),
-        "z_loss": Parameter(0.0),
-        "softcap": Parameter(0.0),
-        "temperature": Parameter(1.0, low=1e-30),
+        "label_smoothing": Hyper(high=1.0),
+        "z_loss": Hyper(),
+        "softcap": Hyper(none=0.0),
+        "temperature": Hyper(low=1e-30),
     },
     drop_in=True,
 )
@@ -254,7 +254,7 @@ def _without_ignored_rows(input: Tensor, target: Tensor, ignore_index: int) -> T
     return input.masked_fill(ignored.unsqueeze(-1), 0.0)
 
 
-@fused(Row(parameters={"gamma": Parameter(2.0)}, weight="alpha", index_targets_only=True))
+@fused(Row(parameters={"gamma": Hyper()}, weight="alpha", index_targets_only=True))
 def softmax_focal_loss(
     input: Tensor,
     target: Tensor,

@@ -10,9 +10,9 @@ from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype, widened
 from fastloss.skeletons.comparisons import (
     IGNORED,
-    SigmoidPairs,
-    SoftmaxPairs,
-    TwoWayPairs,
+    SigmoidComparison,
+    SoftmaxComparison,
+    TwoWayComparison,
     check_matrix,
     check_reduction,
     checked_indices,
@@ -31,7 +31,7 @@ def _check_smoothing(label_smoothing: float) -> None:
         raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
 
 
-def _info_nce_pairs(
+def _info_nce_comparison(
     query: Tensor,
     positive: Tensor,
     negatives: Tensor | None,
@@ -41,7 +41,7 @@ def _info_nce_pairs(
     labels: tuple[Tensor, Tensor] | None,
     decoupled: bool,
     label_smoothing: float,
-) -> SoftmaxPairs:
+) -> SoftmaxComparison:
     check_matrix(query, "query")
     size, width = query.shape
     one_each = negatives is not None or (target is None and labels is None)
@@ -62,7 +62,7 @@ def _info_nce_pairs(
     if negatives is not None:
         negatives = unit(negatives, normalize)
         column = torch.full((size,), negatives.shape[0], device=query.device)
-        return SoftmaxPairs(
+        return SoftmaxComparison(
             query, negatives, scale, positive, column, decoupled=decoupled, label_smoothing=label_smoothing
         )
     if labels is not None:
@@ -75,10 +75,10 @@ def _info_nce_pairs(
     else:
         target = checked_indices(target, "target", size)
         check_range(target, positive.shape[0], IGNORED)
-    return SoftmaxPairs(query, positive, scale, None, target, labels, False, decoupled, label_smoothing)
+    return SoftmaxComparison(query, positive, scale, None, target, labels, False, decoupled, label_smoothing)
 
 
-@fused(Similarity(_info_nce_pairs, "query"))
+@fused(Similarity(_info_nce_comparison, "query"))
 def info_nce(
     query: Tensor,
     positive: Tensor,
@@ -137,16 +137,16 @@ def info_nce(
         >>> info_nce(query, query, temperature=0.05).item() < 1e-6
         True
     """
-    pairs = _info_nce_pairs(
+    comparison = _info_nce_comparison(
         query, positive, negatives, temperature, normalize, target, labels, decoupled, label_smoothing
     )
     check_reduction(reduction)
-    return pairs.reference(reduction).to(result_dtype(query))
+    return comparison.reference(reduction).to(result_dtype(query))
 
 
-def _nt_xent_pairs(
+def _nt_xent_comparison(
     z1: Tensor, z2: Tensor, temperature: float | Tensor, normalize: bool, decoupled: bool, label_smoothing: float
-) -> SoftmaxPairs:
+) -> SoftmaxComparison:
     check_matrix(z1, "z1")
     check_matrix(z2, "z2", z1.shape[1], z1.shape[0])
     _check_smoothing(label_smoothing)
@@ -154,10 +154,10 @@ def _nt_xent_pairs(
     size = z1.shape[0]
     target = torch.arange(2 * size, device=z1.device).roll(size)
     scale = scale_of(temperature, views)
-    return SoftmaxPairs(views, views, scale, None, target, None, True, decoupled, label_smoothing)
+    return SoftmaxComparison(views, views, scale, None, target, None, True, decoupled, label_smoothing)
 
 
-@fused(Similarity(_nt_xent_pairs, "z1"))
+@fused(Similarity(_nt_xent_comparison, "z1"))
 def nt_xent(
     z1: Tensor,
     z2: Tensor,
@@ -197,14 +197,14 @@ def nt_xent(
         >>> round(nt_xent(z, z, temperature=1.0).item(), 4)  # log(e + 6) - 1
         1.1654
     """
-    pairs = _nt_xent_pairs(z1, z2, temperature, normalize, decoupled, label_smoothing)
+    comparison = _nt_xent_comparison(z1, z2, temperature, normalize, decoupled, label_smoothing)
     check_reduction(reduction)
-    return pairs.reference(reduction).to(result_dtype(z1))
+    return comparison.reference(reduction).to(result_dtype(z1))
 
 
-def _supcon_pairs(
+def _supcon_comparison(
     embeddings: Tensor, labels: Tensor, temperature: float | Tensor, normalize: bool, decoupled: bool
-) -> SoftmaxPairs:
+) -> SoftmaxComparison:
     if embeddings.dim() == 3:
         labels = checked_indices(labels, "labels", embeddings.shape[0])
         labels = labels.repeat_interleave(embeddings.shape[1])
@@ -214,10 +214,10 @@ def _supcon_pairs(
     (vectors,) = widened(embeddings)
     vectors = unit(vectors, normalize)
     scale = scale_of(temperature, vectors)
-    return SoftmaxPairs(vectors, vectors, scale, None, None, (labels, labels), True, decoupled)
+    return SoftmaxComparison(vectors, vectors, scale, None, None, (labels, labels), True, decoupled)
 
 
-@fused(Similarity(_supcon_pairs, "embeddings"))
+@fused(Similarity(_supcon_comparison, "embeddings"))
 def supcon_loss(
     embeddings: Tensor,
     labels: Tensor,
@@ -258,14 +258,14 @@ def supcon_loss(
         >>> supcon_loss(torch.eye(3), torch.tensor([0, 1, 2])).item()  # no positives
         0.0
     """
-    pairs = _supcon_pairs(embeddings, labels, temperature, normalize, decoupled)
+    comparison = _supcon_comparison(embeddings, labels, temperature, normalize, decoupled)
     check_reduction(reduction)
-    return pairs.reference(reduction).to(result_dtype(embeddings))
+    return comparison.reference(reduction).to(result_dtype(embeddings))
 
 
-def _moco_pairs(
+def _moco_comparison(
     query: Tensor, key: Tensor, queue: Tensor, temperature: float | Tensor, normalize: bool, label_smoothing: float
-) -> SoftmaxPairs:
+) -> SoftmaxComparison:
     check_matrix(query, "query")
     size, width = query.shape
     check_matrix(key, "key", width, size)
@@ -274,10 +274,10 @@ def _moco_pairs(
     tensors = one_precision(query=query, key=key.detach(), queue=queue.detach())
     query, key, queue = (unit(x, normalize) for x in tensors)
     column = torch.full((size,), queue.shape[0], device=query.device)
-    return SoftmaxPairs(query, queue, scale_of(temperature, query), key, column, label_smoothing=label_smoothing)
+    return SoftmaxComparison(query, queue, scale_of(temperature, query), key, column, label_smoothing=label_smoothing)
 
 
-@fused(Similarity(_moco_pairs, "query"))
+@fused(Similarity(_moco_comparison, "query"))
 def moco_loss(
     query: Tensor,
     key: Tensor,
@@ -321,22 +321,22 @@ def moco_loss(
         >>> round(moco_loss(x, x, x.flip(0)[:1], temperature=1.0, reduction="sum").item(), 4)
         1.0064
     """
-    pairs = _moco_pairs(query, key, queue, temperature, normalize, label_smoothing)
+    comparison = _moco_comparison(query, key, queue, temperature, normalize, label_smoothing)
     check_reduction(reduction)
-    return pairs.reference(reduction).to(result_dtype(query))
+    return comparison.reference(reduction).to(result_dtype(query))
 
 
-def _clip_pairs(
+def _clip_comparison(
     image: Tensor, text: Tensor, logit_scale: float | Tensor, normalize: bool, label_smoothing: float
-) -> TwoWayPairs:
+) -> TwoWayComparison:
     check_matrix(image, "image")
     check_matrix(text, "text", image.shape[1], image.shape[0])
     _check_smoothing(label_smoothing)
     image, text = (unit(x, normalize) for x in one_precision(image=image, text=text))
-    return TwoWayPairs(image, text, multiplier(logit_scale, image, "logit_scale"), label_smoothing)
+    return TwoWayComparison(image, text, multiplier(logit_scale, image, "logit_scale"), label_smoothing)
 
 
-@fused(Similarity(_clip_pairs, "image"))
+@fused(Similarity(_clip_comparison, "image"))
 def clip_loss(
     image: Tensor,
     text: Tensor,
@@ -378,22 +378,22 @@ def clip_loss(
         >>> round(clip_loss(x, x, 1.0).item(), 4)
         0.3133
     """
-    pairs = _clip_pairs(image, text, logit_scale, normalize, label_smoothing)
+    comparison = _clip_comparison(image, text, logit_scale, normalize, label_smoothing)
     check_reduction(reduction)
-    return pairs.reference(reduction).to(result_dtype(image))
+    return comparison.reference(reduction).to(result_dtype(image))
 
 
-def _siglip_pairs(
+def _siglip_comparison(
     image: Tensor, text: Tensor, logit_scale: float | Tensor, logit_bias: float | Tensor, normalize: bool
-) -> SigmoidPairs:
+) -> SigmoidComparison:
     check_matrix(image, "image")
     check_matrix(text, "text", image.shape[1], image.shape[0])
     image, text = (unit(x, normalize) for x in one_precision(image=image, text=text))
     scale, bias = multiplier(logit_scale, image, "logit_scale"), multiplier(logit_bias, image, "logit_bias")
-    return SigmoidPairs(image, text, scale, bias)
+    return SigmoidComparison(image, text, scale, bias)
 
 
-@fused(Similarity(_siglip_pairs, "image"))
+@fused(Similarity(_siglip_comparison, "image"))
 def siglip_loss(
     image: Tensor,
     text: Tensor,
@@ -434,6 +434,6 @@ def siglip_loss(
         >>> round(siglip_loss(x, x, 10.0, -5.0).item(), 4)  # 2 log(1 + exp(-5))
         0.0134
     """
-    pairs = _siglip_pairs(image, text, logit_scale, logit_bias, normalize)
+    comparison = _siglip_comparison(image, text, logit_scale, logit_bias, normalize)
     check_reduction(reduction)
-    return pairs.reference(reduction).to(result_dtype(image))
+    return comparison.reference(reduction).to(result_dtype(image))

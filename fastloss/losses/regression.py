@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.core import torch_losses
-from fastloss.core.arguments import Invalid, Parameter, reduction_of
+from fastloss.core.arguments import Domain, Hyper, Invalid, Refused, reduction_of
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import one_dtype, result_dtype, widened
 from fastloss.core.metrics import counted
@@ -28,11 +28,13 @@ __all__ = [
 ]
 
 
+_LEVELS = Domain("tau must be between 0 and 1")
+
 # With a weight, torch composes the loss of functions of which autocast has some in float32 on a GPU, none on a CPU.
 _WEIGHTED = ("cuda", "xpu")
 
 
-def _torch_weights(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _torch_weights(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     """A weight of another dtype takes part in torch's promotion, which the kernels' weights do not."""
     input, weight = arguments.get("input"), arguments.get("weight")
     if isinstance(input, Tensor) and isinstance(weight, Tensor) and input.dtype != weight.dtype:
@@ -91,7 +93,7 @@ def mse_loss(
     return torch_losses.mse_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
 
 
-def _without_bool(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _without_bool(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     if any(isinstance(x, Tensor) and x.dtype == torch.bool for x in map(arguments.get, ("input", "target"))):
         return Invalid("torch does not subtract bool tensors")
     return _torch_weights(arguments)
@@ -157,7 +159,7 @@ def l1_loss(
     return losses.sum() / weight.sum() if how == "mean" else losses.sum()
 
 
-def _one_dtype(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _one_dtype(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     if not one_dtype(arguments, "input", "target", "weight"):
         return Invalid("torch gives mixed dtypes the input's, and fails in backward")
     return arguments
@@ -166,7 +168,7 @@ def _one_dtype(arguments: dict[str, Any]) -> dict[str, Any] | str:
 @fused(
     Pointwise(
         operands=("input", "target"),
-        parameters={"delta": Parameter(1.0, low=1e-30)},
+        parameters={"delta": Hyper(low=1e-30)},
         shapes="warn",
         weight="weight",
         mean_of_weights=False,
@@ -220,7 +222,7 @@ def huber_loss(
     return torch_losses.huber_loss(input, target, reduction, delta, weight)  # type: ignore[call-arg]
 
 
-@fused(Pointwise(operands=("input", "target"), parameters={"beta": Parameter(1.0)}, shapes="warn", drop_in=True))
+@fused(Pointwise(operands=("input", "target"), parameters={"beta": Hyper()}, shapes="warn", drop_in=True))
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -297,10 +299,10 @@ def _checked_penalty(crossing_penalty: float) -> float:
     return crossing_penalty
 
 
-def _with_levels(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _with_levels(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     input, target, tau = (arguments.get(name) for name in ("input", "target", "tau"))
     if _checked_penalty(arguments.get("crossing_penalty", 0.0)):
-        return "a crossing penalty compares neighbouring levels"
+        return Refused("a crossing penalty compares neighbouring levels")
     if isinstance(input, Tensor) and isinstance(target, Tensor) and isinstance(tau, (int, float, Tensor)):
         arguments["target"] = _leveled(input, target, tau)
     return arguments
@@ -311,11 +313,18 @@ def _constant_level(tau: float | Tensor) -> float | Tensor:
     if not isinstance(tau, Tensor):
         return tau
     if tau.is_cpu and not torch.compiler.is_compiling() and not bool(((tau >= 0) & (tau <= 1)).all()):
-        raise ValueError("tau must be between 0 and 1")
+        raise _LEVELS.error(_LEVELS.requirement)
     return tau.detach()
 
 
-@fused(Pointwise(operands=("input", "target", "tau"), differentiable=("input", "target"), prepare=_with_levels))
+@fused(
+    Pointwise(
+        operands=("input", "target", "tau"),
+        differentiable=("input", "target"),
+        domain=_LEVELS,
+        prepare=_with_levels,
+    )
+)
 def quantile_loss(
     input: Tensor,
     target: Tensor,
@@ -388,7 +397,14 @@ def _crossing(input: Tensor, tau: Tensor, mask: Tensor | None) -> Tensor:
     return F.pad(crossing, (1, 0))[..., order.argsort()]
 
 
-@fused(Pointwise(operands=("input", "target", "tau"), differentiable=("input", "target"), prepare=_with_levels))
+@fused(
+    Pointwise(
+        operands=("input", "target", "tau"),
+        differentiable=("input", "target"),
+        domain=_LEVELS,
+        prepare=_with_levels,
+    )
+)
 def expectile_loss(
     input: Tensor,
     target: Tensor,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastloss.core.arguments import autocast_applies
 from fastloss.core.dtypes import result_dtype, widened, without_autocast
-from fastloss.core.metrics import Terms
+from fastloss.core.metrics import Metrics
 
 __all__ = ["vicreg_loss"]
 
@@ -33,7 +33,7 @@ def vicreg_loss(
     gamma: float = 1.0,
     eps: float = 1e-4,
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Variance-invariance-covariance regularisation: two views agree, no dimension collapses, none repeats another.
 
     .. math::

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastloss.core import backends
+from fastloss.core import backends, environment
 from fastloss.core.backends import NAMESPACES
 from fastloss.operators import outer, pointwise, row, similarity
 from fastloss.tiles import similarity as similarity_tiles
@@ -68,7 +67,7 @@ def _load(name: str) -> str | None:
 
         built = _host.build_info()["torch"]
         reason = f"{path.name} does not load: built with torch {built}, you have {torch.__version__}: {error}"
-        if os.environ.get("FASTLOSS_STRICT") == "1":
+        if environment.STRICT.read():
             raise ImportError(reason) from error
         warnings.warn(f"fastloss: {reason}", RuntimeWarning, stacklevel=3)
         return reason
@@ -80,7 +79,7 @@ def _load_triton() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed; `pip install triton`"
     library = _LIBRARIES[NAMESPACES.index("fastloss_triton")]
-    keys = ["CUDA", "XPU"] + (["CPU"] if os.environ.get("TRITON_INTERPRET") == "1" else [])
+    keys = ["CUDA", "XPU"] + (["CPU"] if environment.INTERPRET.read() else [])
     similarity_tiles.register(library, similarity_tiles.SEARCHES, keys)
     launchers = {name: skeleton for skeleton, operators in _SKELETONS.items() for name in operators.SCHEMAS}
     for name in similarity_tiles.SEARCHES:
@@ -98,6 +97,7 @@ def _triton_launcher(module: str, name: str) -> Any:
     return launch
 
 
+environment.CPU_CAPABILITY.read()  # which only C++ looks at, when it is too late to say that it is misspelt
 backends.settle(
     {
         "cpu": _load("_cpu"),

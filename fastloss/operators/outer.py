@@ -23,8 +23,8 @@ SCHEMAS = {
 }
 
 
-class OuterOperands(NamedTuple):
-    """The operands of `pairs` between its source and `wanted`, in its order."""
+class OuterOptions(NamedTuple):
+    """What the operator takes between its source and `wanted`, in its order."""
 
     target: Tensor
     operands: list[Tensor]

@@ -9,7 +9,7 @@ int32, int64) and have any layout.
 there, whatever it holds.
 ``wanted``: bit k is set if the gradient of operand k is wanted; a subset of ``present``.
 ``loss``: if ``reduce``, the sum, 0-d and in the accumulator dtype (float64 if an operand is float64, else float32);
-else elementwise, in the dtype with the number ``dtype`` (in ``lowering.DTYPES``).
+else elementwise, in the dtype with the number ``dtype`` (in ``fastloss.core.arguments.DTYPES``).
 ``metrics``: what the loss measures besides, reduced, if ``measure``; else empty.
 ``gradients``: f_i times the derivative by each wanted operand, in its dtype, and of the whole shape: broadcasting is
 undone by autograd.
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fastloss.core.arguments import DTYPES
-from fastloss.core.registry import of_kernel
+from fastloss.core.registry import BY_KERNEL
 
 MAX_DIMENSIONS = 8  # as in csrc/layout.h
 
@@ -54,7 +54,7 @@ def broadcast_shape(operands: Sequence[Tensor]) -> torch.Size:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Do the elements fill a block of memory, each once?"""
+    """Whether the elements fill a block of memory, each once."""
     if tensor.is_contiguous():
         return True
     expected = 1
@@ -92,7 +92,8 @@ def empty_results(operands: Sequence[Tensor], reduce: bool, metrics: int, dtype:
 def _meta_pointwise(
     operands, weight, scale, loss, constants, parameters, present, wanted, masked, factor, reduce, measure, dtype
 ):
-    results = empty_results(operands, reduce, len(of_kernel(loss).metrics) if measure else 0, dtype)
+    metrics = len(BY_KERNEL[loss].metrics) if measure else 0
+    results = empty_results(operands, reduce, metrics, dtype)
     return *results, empty_gradients(operands, present, wanted)
 
 

@@ -1,8 +1,9 @@
 """Losses over the similarities of all pairs: what is compared with what, and the reference on the full matrix.
 
-A loss describes itself as one of the classes here (:class:`SoftmaxPairs`, :class:`TwoWayPairs`, :class:`SigmoidPairs`).
-Its ``reference`` is the formula in torch, on the whole similarity matrix: the reference backend, and the oracle of the
-kernels. The kernels (:mod:`fastloss.skeletons.similarity`) take the same description and never build the matrix.
+A loss describes itself as one of the classes here (:class:`SoftmaxComparison`, :class:`TwoWayComparison`,
+:class:`SigmoidComparison`). Its ``reference`` is the formula in torch, on the whole similarity matrix: the reference
+backend, and the oracle of the kernels. Those (:mod:`fastloss.skeletons.similarity`) take the same description and never
+build the matrix.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def denominator(size: int, counted: Tensor | None) -> Any:
     return max(1, size) if counted is None else counted.sum().clamp(min=1)
 
 
-class SoftmaxPairs(NamedTuple):
+class SoftmaxComparison(NamedTuple):
     r"""Each query is to find its positive keys among all keys.
 
     With :math:`z_{ij} = s\,\langle q_i, k_j\rangle`, :math:`A_i` all columns but the query itself, :math:`P_i` the
@@ -179,9 +180,9 @@ class SoftmaxPairs(NamedTuple):
         return reduced(losses.where(counted, 0), counted, reduction)
 
 
-class TwoWayPairs(NamedTuple):
+class TwoWayComparison(NamedTuple):
     """Each query is to find the key of its number among all keys, and each key the query of its number: the mean of the
-    losses of both directions (:class:`SoftmaxPairs`), by number."""
+    losses of both directions (:class:`SoftmaxComparison`), by number."""
 
     query: Tensor  # (N, D)
     key: Tensor  # (N, D)
@@ -198,7 +199,7 @@ class TwoWayPairs(NamedTuple):
         return reduced((losses[0] + losses[1]) / 2, None, reduction)
 
 
-class SigmoidPairs(NamedTuple):
+class SigmoidComparison(NamedTuple):
     """Each pair is to be told from the others: query i and key i belong together, no others do.
 
     loss_i = sum_j -log sigmoid(y_ij (s <q_i, k_j> + b)) with y_ij = 1 on the diagonal and -1 elsewhere.

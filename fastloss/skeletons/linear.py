@@ -23,7 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss.core.arguments import EMPTY, SMALL_ON_CPU, Invalid, Signature, autocast_applies, check_range, readable
+from fastloss.core.arguments import (
+    SMALL_ON_CPU,
+    Empty,
+    Invalid,
+    Refused,
+    Signature,
+    autocast_applies,
+    check_range,
+    readable,
+)
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted, scaled
 from fastloss.core.dtypes import without_autocast
 from fastloss.core.registry import LOSSES
@@ -189,7 +198,7 @@ class LinearRow:
         """What the reference body answers."""
         return self.signature.reference(*args, **kwargs)
 
-    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> LinearRowCall | str:
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> LinearRowCall | Refused:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
         bound = self.signature.bind(args, kwargs)
         if bound is None:
@@ -207,12 +216,12 @@ class LinearRow:
             return Invalid("linear_bias or the dimensions do not fit")
         shape = torch.Size((*input.shape[:-1], *matrix.shape[:-1]))
         if automatic and input.is_cpu and math.prod(shape) <= SMALL_ON_CPU:
-            return SMALL
+            return Refused(SMALL)
         if input.shape[-1] == 0:
-            return EMPTY
+            return Empty()
         tensors = [t for t in (input, matrix, bias) if t is not None]
         if any(t.layout != torch.strided for t in tensors):
-            return "a tensor that is not strided"
+            return Refused("a tensor that is not strided")
         narrow = autocast_applies(input)
         dtype = torch.get_autocast_dtype(input.device.type) if narrow else input.dtype
         for t in tensors:
@@ -225,7 +234,7 @@ class LinearRow:
         if ignore_index is not None and isinstance(target, Tensor) and target.shape == shape:
             return Invalid("soft targets have no ignore_index")
         if torch._C._are_functorch_transforms_active():
-            return "torch.func, whose transforms the walk over chunks does not support"
+            return Refused("torch.func, whose transforms the walk over chunks does not support")
         operands = self.row.lower_operands(
             {**bound, "ignore_index": -100 if ignore_index is None else ignore_index},
             shape,
@@ -233,7 +242,7 @@ class LinearRow:
             input.device,
             narrow,
         )
-        if isinstance(operands, str):
+        if isinstance(operands, Refused):
             return operands
         if operands.weight is not None and not operands.target.is_floating_point():
             # the mean's denominator takes the weights of the targets before a kernel sees them

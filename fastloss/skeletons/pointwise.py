@@ -12,10 +12,12 @@ from torch import Tensor
 from fastloss.core.arguments import (
     DEVICES,
     DTYPES,
-    EMPTY,
     SMALL_ON_CPU,
+    Domain,
+    Empty,
+    Hyper,
     Invalid,
-    Parameter,
+    Refused,
     Signature,
     accumulator_dtype,
     autocast_applies,
@@ -26,9 +28,10 @@ from fastloss.core.arguments import (
 )
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
 from fastloss.core.backends import NAMESPACES
+from fastloss.core.dtypes import in_float32
 from fastloss.core.memo import Run
 from fastloss.core.reductions import AGGREGATIONS, check_fit, weights
-from fastloss.core.registry import LOSSES
+from fastloss.core.registry import BY_KERNEL, LOSSES
 from fastloss.operators.pointwise import MAX_DIMENSIONS, broadcast_shape
 
 _SMALL = f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours"
@@ -169,15 +172,17 @@ class Pointwise:
     Args:
         operands: names of the arguments that are taken element by element and broadcast, in the functor's order. A
             number is taken for a tensor of that value.
-        constants: the value that stands for None of an optional operand.
+        fill: the value that stands for None of an optional operand.
         parameters: the hyper-parameters that the kernels take, in the order in which they take them.
         differentiable: the operands that have a gradient; default: all. The body detaches the others.
         shapes: "broadcast": the operands broadcast; "warn": the first two should have one shape, torch warns otherwise;
             "equal": they have to, or the body answers.
         weight: name of the argument of weights that multiply the losses.
         mean_of_weights: is the mean of weighted losses sum(weight * loss) / sum(weight), or sum(weight * loss) / count?
-        variant: name of a string argument; the kernel is "<function>_<value>".
-        metrics: name and kind ("mean", "term", "min", "max") of what ``return_terms`` returns, in the functor's order.
+        variant: name of a string argument, and its values: each is another formula, whose kernel is
+            "<function>_<value>".
+        domain: what the kernels check of the operands, and how a CPU raises.
+        metrics: name and kind ("mean", "part", "min", "max") of what ``return_terms`` returns, in the functor's order.
         batchmean: is reduction="batchmean" the sum divided by the length of the first dimension?
         drop_in: torch has this loss as one kernel, which answers for small inputs on a CPU.
         autocast: the device types on which autocast runs the loss in float32, as it does with torch's.
@@ -191,28 +196,30 @@ class Pointwise:
         self,
         *,
         operands: tuple[str, ...],
-        constants: Mapping[str, float] | None = None,
-        parameters: Mapping[str, Parameter] | None = None,
+        fill: Mapping[str, float] | None = None,
+        parameters: Mapping[str, Hyper] | None = None,
         differentiable: tuple[str, ...] | None = None,
         shapes: str = "broadcast",
         weight: str = "",
         mean_of_weights: bool = True,
-        variant: str = "",
+        variant: tuple[str, tuple[str, ...]] | None = None,
+        domain: Domain | None = None,
         metrics: Mapping[str, str] | None = None,
         batchmean: bool = False,
         drop_in: bool = False,
         autocast: tuple[str, ...] = DEVICES,
         weighted_autocast: tuple[str, ...] | None = None,
-        prepare: Callable[[dict[str, Any]], dict[str, Any] | str] | None = None,
+        prepare: Callable[[dict[str, Any]], dict[str, Any] | Refused] | None = None,
     ) -> None:
         self.operands = operands
-        self.constants = constants or {}
+        self.fill = fill or {}
         self.parameters = parameters or {}
         self.differentiable = operands if differentiable is None else differentiable
         self.shapes = shapes
         self.weight = weight
         self.mean_of_weights = mean_of_weights
         self.variant = variant
+        self.domain = domain
         self.metrics = metrics or {}
         self.batchmean = batchmean
         self.drop_in = drop_in
@@ -229,26 +236,33 @@ class Pointwise:
         self._default_reduction = defaults.get(self._how, "mean")
         name = self.signature.name
         LOSSES[name] = self
+        self.kernels = (name,) if self.variant is None else tuple(f"{name}_{value}" for value in self.variant[1])
+        BY_KERNEL.update(dict.fromkeys(self.kernels, self))
         self._may_differ = tuple(name in self.differentiable for name in self.operands)
 
-    def kernel_name(self, bound: Mapping[str, Any]) -> str:
-        name = self.signature.name
-        if self.variant:
-            name = f"{name}_{bound.get(self.variant, self.signature.defaults[self.variant])}"
-        return name
+    def kernel_name(self, bound: Mapping[str, Any]) -> str | None:
+        """None if there is no formula of the name that the caller gives."""
+        if self.variant is None:
+            return self.signature.name
+        argument, values = self.variant
+        value = bound.get(argument, self.signature.defaults[argument])
+        return f"{self.signature.name}_{value}" if value in values else None
 
-    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> PointwiseCall | str:
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> PointwiseCall | Refused:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
         if automatic and self.drop_in:
             first = args[0] if args else kwargs.get(self.operands[0])
             if isinstance(first, Tensor) and first.is_cpu and first.numel() <= SMALL_ON_CPU:
-                return _SMALL
+                return Refused(_SMALL)
         bound = self.signature.bind(args, kwargs)
         if bound is None:
             return Invalid("the arguments do not match the signature")
+        kernel = self.kernel_name(bound)
+        if kernel is None:
+            return Invalid(f"there is no such {self.variant[0]}")  # type: ignore[index]
         if self.prepare is not None:
             prepared = self.prepare(bound)
-            if isinstance(prepared, str):
+            if isinstance(prepared, Refused):
                 return prepared
             bound = prepared
         reason = differentiation_refused()
@@ -260,7 +274,7 @@ class Pointwise:
         for k, name in enumerate(self.operands):
             value = bound.get(name)
             if value is None:
-                value = self.constants.get(name)
+                value = self.fill.get(name)
             if isinstance(value, Tensor):
                 tensors.append(value.int() if value.dtype in _NARROW else value)
                 names.append(name)
@@ -280,16 +294,16 @@ class Pointwise:
         if reason is not None:
             return reason
         parameters = self.signature.parameter_values(bound)
-        if isinstance(parameters, str):
+        if isinstance(parameters, Refused):
             return parameters
         try:
             shape = broadcast_shape(tensors)
         except RuntimeError:
             return Invalid("the operands do not broadcast")
         if len(shape) > MAX_DIMENSIONS:
-            return f"{len(shape)} dimensions; the kernels take up to {MAX_DIMENSIONS}"
+            return Refused(f"{len(shape)} dimensions; the kernels take up to {MAX_DIMENSIONS}")
         if 0 in shape:
-            return EMPTY
+            return Empty()
         if self.shapes != "broadcast" and len(tensors) > 1 and tensors[1].shape != first.shape:
             if self.shapes == "equal":
                 return Invalid("the shapes of the first two arguments differ")
@@ -300,7 +314,7 @@ class Pointwise:
         else:
             how = reduction_of(bound, self._default_reduction)
         weighting = self._weighting(how, shape, bound, first)
-        if isinstance(weighting, str):
+        if isinstance(weighting, Refused):
             return weighting
         weight, masked, factor, scale = weighting
         if torch.compiler.is_compiling() and how not in ("none", "sum", "token-sum"):
@@ -316,13 +330,13 @@ class Pointwise:
             dtype, code = torch.float32, 0
         measure = bool(bound.get("return_terms", False))
         if measure and torch._C._are_functorch_transforms_active():
-            return "return_terms under a transform of torch.func"
+            return Refused("return_terms under a transform of torch.func")
         others = {name: value for name, value in bound.items() if name not in names and isinstance(value, Tensor)}
         differentiable = [place for place, name in enumerate(names) if name in self.differentiable]
         # In the order of the problem: the operands, the other arguments (the weight is one of them), the scale.
         every = [*tensors, *others.values()]
         problem = PointwiseProblem(
-            self.kernel_name(bound),
+            kernel,
             tuple(constants),
             tuple(parameters),
             present,
@@ -347,7 +361,7 @@ class Pointwise:
 
     def _weighting(
         self, how: Any, shape: torch.Size, bound: dict[str, Any], first: Tensor
-    ) -> tuple[Tensor | None, bool, float, Tensor | None] | str:
+    ) -> tuple[Tensor | None, bool, float, Tensor | None] | Refused:
         """(weight, does it mask, factor, scale) for losses of a shape."""
         mask, weight = bound.get("mask"), bound.get(self.weight)
         plain = mask is None and weight is None and bound.get("normalizer") is None
@@ -363,9 +377,9 @@ class Pointwise:
             if not isinstance(x, Tensor) or x.device != first.device:
                 return Invalid("the weights are no tensor on the device of the operands")
             if x.dtype not in _OPERAND_DTYPES:
-                return f"no kernels for weights of {x.dtype}"
+                return Refused(f"no kernels for weights of {x.dtype}")
             if x.requires_grad:
-                return "the weights require a gradient"
+                return Refused("the weights require a gradient")
         if weight is not None:
             if weight.shape != first.shape or weight.shape != shape:
                 return Invalid("the weights do not have the shape of the input")
@@ -383,7 +397,7 @@ class Pointwise:
         except ValueError as error:
             return Invalid(str(error))
         if scale is not None and scale.requires_grad:
-            return "the normalizer requires a gradient"
+            return Refused("the normalizer requires a gradient")
         if scale is not None:
             scale = scale.to(first.device)
         return mask, mask is not None, factor, scale
@@ -399,8 +413,8 @@ class Pointwise:
             self._check_fit(args, kwargs)
         weight = (self.signature.bind(args, kwargs) or {}).get(self.weight) if self.weight else None
         if isinstance(first, Tensor) and self._narrows(first, weight):
-            args = tuple(_widened(x) for x in args)
-            kwargs = {name: _widened(x) for name, x in kwargs.items()}
+            args = tuple(in_float32(x) for x in args)
+            kwargs = {name: in_float32(x) for name, x in kwargs.items()}
         return self.signature.reference(*args, **kwargs)
 
     def _check_fit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -415,26 +429,26 @@ class Pointwise:
         check_fit(shape, tensors[0].device, bound.get("normalizer"), mask=bound.get("mask"))
 
     def _narrows(self, first: Tensor, weight: Any) -> bool:
-        """Does autocast have the loss in float32?"""
+        """Whether autocast has the loss in float32."""
         devices = self.autocast if weight is None else self.weighted_autocast
         return first.device.type in devices and autocast_applies(first)
 
 
-def _refused(tensors: list[Tensor]) -> str | None:
+def _refused(tensors: list[Tensor]) -> Refused | None:
     """Why the kernels do not take these tensors as operands."""
     device = tensors[0].device
     for x in tensors:
         if x.dtype not in _OPERAND_DTYPES:
-            return f"no kernels for {x.dtype}"
+            return Refused(f"no kernels for {x.dtype}")
         if x.layout is not torch.strided:
-            return f"no kernels for the layout {x.layout}"
+            return Refused(f"no kernels for the layout {x.layout}")
         if wraps(x):
-            return f"no kernels for {type(x).__name__}"
+            return Refused(f"no kernels for {type(x).__name__}")
         if x.device != device:
             if x.dim() == 0 and x.is_cpu:
-                return "a 0-d operand on the CPU beside one on a device"
+                return Refused("a 0-d operand on the CPU beside one on a device")
             return Invalid("the operands are on different devices")
-    return None if device.type in DEVICES else f"no kernels for {device.type} tensors"
+    return None if device.type in DEVICES else Refused(f"no kernels for {device.type} tensors")
 
 
 def _category(dtype: torch.dtype) -> int:
@@ -458,11 +472,6 @@ def _result_type(tensors: list[Tensor], expanded: bool) -> torch.dtype:
     if zero is None or whole is None:
         return zero or whole  # type: ignore[return-value]
     return zero if _category(zero) > _category(whole) else whole
-
-
-def _widened(value: Any) -> Any:
-    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
-    return value.float() if half else value
 
 
 def _warn_of_broadcasting(target: Tensor, input: Tensor) -> None:

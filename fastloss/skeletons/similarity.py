@@ -16,20 +16,22 @@ from torch import Tensor
 
 from fastloss.core.arguments import (
     DEVICES,
-    EMPTY,
     SMALL_ON_CPU,
+    Empty,
     Invalid,
+    Refused,
     Signature,
     autocast_applies,
     differentiation_refused,
 )
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
+from fastloss.core.dtypes import in_float32
 from fastloss.operators.similarity import DIFFERENTIABLE
 from fastloss.skeletons.comparisons import (
     IGNORED,
-    SigmoidPairs,
-    SoftmaxPairs,
-    TwoWayPairs,
+    SigmoidComparison,
+    SoftmaxComparison,
+    TwoWayComparison,
     denominator,
 )
 from fastloss.skeletons.similarity_oracles import ORACLES
@@ -136,7 +138,7 @@ def similarity_losses(operator: str, namespace: str, arguments: tuple[Any, ...],
     return differentiate(problem, namespace, tensors)
 
 
-def _fused_softmax(p: SoftmaxPairs, namespace: str, reduction: str) -> Tensor:
+def _fused_softmax(p: SoftmaxComparison, namespace: str, reduction: str) -> Tensor:
     size, columns = p.query.shape[0], p.key.shape[0] + (p.own is not None)
     dropped = labels = key_labels = None
     linear: Tensor | None = None  # (N,), what the losses of the operator lack
@@ -193,7 +195,7 @@ def _fused_softmax(p: SoftmaxPairs, namespace: str, reduction: str) -> Tensor:
     return losses / denominator(size, counted) if reduction == "mean" else losses
 
 
-def _fused_two_way(p: TwoWayPairs, namespace: str, reduction: str) -> Tensor:
+def _fused_two_way(p: TwoWayComparison, namespace: str, reduction: str) -> Tensor:
     losses = similarity_losses("similarity_two_way", namespace, (p.query, p.key, p.scale), reduction != "none")
     if p.label_smoothing:
         own = row_dots(p.query, p.key)
@@ -203,7 +205,7 @@ def _fused_two_way(p: TwoWayPairs, namespace: str, reduction: str) -> Tensor:
     return losses / p.query.shape[0] if reduction == "mean" else losses
 
 
-def _fused_sigmoid(p: SigmoidPairs, namespace: str, reduction: str) -> Tensor:
+def _fused_sigmoid(p: SigmoidComparison, namespace: str, reduction: str) -> Tensor:
     arguments = (p.query, p.key, p.scale, p.bias)
     losses = similarity_losses("similarity_sigmoid", namespace, arguments, reduction != "none")
     return losses / p.query.shape[0] if reduction == "mean" else losses
@@ -221,28 +223,28 @@ def _fused_hardest(p: Any, namespace: str, reduction: str) -> Tensor:
 
 
 _FUSED: dict[str, Callable[..., Tensor]] = {
-    "SoftmaxPairs": _fused_softmax,
-    "TwoWayPairs": _fused_two_way,
-    "SigmoidPairs": _fused_sigmoid,
+    "SoftmaxComparison": _fused_softmax,
+    "TwoWayComparison": _fused_two_way,
+    "SigmoidComparison": _fused_sigmoid,
     "SemiHardTriplets": _fused_semi_hard,
     "HardestTriplets": _fused_hardest,
 }
 
 
 class SimilarityCall(NamedTuple):
-    """A call of a pairwise loss: what is compared, and what is to be made of the losses."""
+    """A call of such a loss: what is compared, and what is to be made of the losses."""
 
-    pairs: Any
+    compared: Any
     reduction: str
     dtype: torch.dtype  # of the returned loss
 
     @property
     def device_type(self) -> str:
-        return self.pairs[0].device.type
+        return self.compared[0].device.type
 
     def run(self, namespace: str) -> Tensor:
         with torch.autocast(self.device_type, enabled=False):
-            loss = _FUSED[type(self.pairs).__name__](self.pairs, namespace, self.reduction)
+            loss = _FUSED[type(self.compared).__name__](self.compared, namespace, self.reduction)
         return loss if loss.dtype == self.dtype else loss.to(self.dtype)
 
 
@@ -261,7 +263,7 @@ class Similarity:
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, {})
 
-    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> SimilarityCall | str:
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> SimilarityCall | Refused:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
         bound = self.signature.bind(args, kwargs)
         if bound is None:
@@ -272,7 +274,7 @@ class Similarity:
         if not first.is_floating_point() or first.layout != torch.strided:
             return Invalid(f"no kernels for {first.dtype} of the layout {first.layout}")
         if first.device.type not in DEVICES:
-            return f"no kernels for {first.device.type} tensors"
+            return Refused(f"no kernels for {first.device.type} tensors")
         reason = differentiation_refused()
         if reason is not None:
             return reason
@@ -281,20 +283,20 @@ class Similarity:
         narrow = autocast_applies(first)
         try:
             with torch.autocast(first.device.type, enabled=False):
-                pairs = self.describe(**arguments)
+                compared = self.describe(**arguments)
         except TypeError as error:
             return Invalid(str(error))
         if reduction not in ("none", "mean", "sum"):
             return Invalid(f"no reduction {reduction!r}")
-        tensors = [x for x in pairs if isinstance(x, Tensor)]
+        tensors = [x for x in compared if isinstance(x, Tensor)]
         if any(x.device != first.device for x in tensors):
             return Invalid("the arguments are on different devices")
         if any(0 in x.shape for x in tensors):
-            return EMPTY
-        number = pairs[0].shape[0] * (pairs[1].shape[0] if pairs[1].dim() > 1 else pairs[0].shape[0])
+            return Empty()
+        number = compared[0].shape[0] * (compared[1].shape[0] if compared[1].dim() > 1 else compared[0].shape[0])
         if automatic and first.is_cpu and number <= SMALL_ON_CPU:
-            return _SMALL
-        return SimilarityCall(pairs, reduction, torch.float32 if narrow else first.dtype)
+            return Refused(_SMALL)
+        return SimilarityCall(compared, reduction, torch.float32 if narrow else first.dtype)
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the reference body answers; under autocast in float32."""
@@ -302,10 +304,5 @@ class Similarity:
         if not (isinstance(first, Tensor) and autocast_applies(first)):
             return self.signature.reference(*args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
-            args = tuple(_widened(x) for x in args)
-            return self.signature.reference(*args, **{name: _widened(x) for name, x in kwargs.items()})
-
-
-def _widened(x: Any) -> Any:
-    half = isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16)
-    return x.float() if half else x
+            args = tuple(in_float32(x) for x in args)
+            return self.signature.reference(*args, **{name: in_float32(x) for name, x in kwargs.items()})

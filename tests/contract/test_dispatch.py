@@ -85,7 +85,7 @@ def test_unknown_backends():
         pass
     result = python("-c", "import fastloss", FASTLOSS_BACKEND="cpp")
     assert result.returncode != 0
-    assert "FASTLOSS_BACKEND: unknown backend 'cpp'" in result.stderr
+    assert "FASTLOSS_BACKEND: unknown value 'cpp'" in result.stderr
 
 
 @needs_cpu
@@ -156,6 +156,13 @@ def test_operators_pass_opcheck():
             torch.library.opcheck(operator.default, (*operands, *tail, 1))
         _, state = o.row_forward(*operands, *tail, 1)
         torch.library.opcheck(o.row_backward.default, (torch.rand(6), *operands, state, *tail))
+        logits, target, weight = operands
+        steps = (logits, None, target, weight, *tail, 0, 10)
+        statistics = o.row_statistics(*steps)
+        torch.library.opcheck(o.row_statistics.default, steps)
+        torch.library.opcheck(o.row_merge.default, (statistics[None], *tail[:2]))
+        torch.library.opcheck(o.row_outputs.default, (statistics, target, *tail, 10))
+        torch.library.opcheck(o.row_gradient.default, (torch.rand(1, 6), statistics, *steps))
 
 
 def test_validation_before_a_launch():

@@ -6,9 +6,6 @@ import copy
 import inspect
 import io
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,13 +66,13 @@ def test_functions(name):
         assert name in namespace.__all__
         assert getattr(namespace, name) is getattr(fastloss.functional, name)
     assert_signature(getattr(fastloss.functional, name), getattr(F, name))
-    fused = hasattr(getattr(fastloss.functional, name), "plan")
+    fused = hasattr(getattr(fastloss.functional, name), "resolve")
     assert fused == hasattr(torch_losses, name), "the body of a fused loss calls torch's through torch_losses.py"
     assert fused or getattr(fastloss.functional, name) is getattr(F, name), "torch's own function, not a copy"
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_modules(name):
+def test_signatures_of_modules(name):
     torchs = getattr(torch.nn, name, None) or getattr(torchs_modules, name)
     for namespace in (fastloss, fastloss.nn):
         assert name in namespace.__all__
@@ -130,15 +127,6 @@ def test_state_of_modules(name):
     assert all(x.dtype == torch.float64 for x in ours.state_dict().values())
     ours.to("meta")
     assert all(x.is_meta for x in ours.state_dict().values())
-
-
-def test_page_of_what_is_fused():
-    """docs/support.md is what tools/support_table.py writes now."""
-    if fastloss.core.dispatch.unavailable("cpu", "cpu"):
-        pytest.skip("the page is asked of the C++ kernels")
-    tool = Path(__file__).resolve().parents[2] / "tools" / "support_table.py"
-    run = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
 
 
 def test_attributes_may_be_changed():

@@ -45,7 +45,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "csrc/cuda/pointwise/kernel.cuh": {
         "if constexpr (M >= 0) {": "nobody asks for the weights of a loss without metrics",
         "for (int m = 0; m <= Functor::metrics; ++m) kinds |= uint64_t(Functor::metric_kind(m)) << 4 * m;": "the kind of a metric that there is not",
-        "return slot <= kFirstMetricSlot ? int(kTermMetric) : metric_kind<Functor>(slot - kFirstMetricSlot);": "the first metric of every loss is a sum",
+        "return slot <= kFirstMetricSlot ? int(kPartMetric) : metric_kind<Functor>(slot - kFirstMetricSlot);": "the first metric of every loss is a sum",
         "for (uint32_t c = blockIdx.x; c <= chunks; c += gridDim.x) {": "one chunk more, without elements",
         "const uint32_t chunks = (job.walk.numel + chunk + 1) / chunk;": "one chunk more, without elements",
     },

@@ -226,7 +226,7 @@ def pointwise_tile(
     if WEIGHTS:
         summands += (w,)
     for k in tl.static_range(len(METRICS)):
-        if METRICS[k] == "term":
+        if METRICS[k] == "part":
             summands += (f * metrics[k],)
         elif METRICS[k] == "mean":
             summands += (w * metrics[k],)
@@ -236,8 +236,11 @@ def pointwise_tile(
 
 
 @triton.jit(
-    do_not_specialize=["tiles_a_program", "tiles", "column_tiles", "rows", "columns", "sizes", "strides", "factor"]
-)
+    do_not_specialize=[
+        "tiles_a_program", "tiles", "column_tiles", "rows", "columns", "sizes", "strides", "factor", "scalars",
+        "coefficients",
+    ],
+)  # fmt: skip
 def pointwise_kernel(
     operands, scalars, weight, scale, upstream, factor, coefficients, loss, gradients, partials,
     tiles_a_program, tiles, column_tiles, rows, columns, sizes, strides,

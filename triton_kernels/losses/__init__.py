@@ -9,8 +9,8 @@ The operands come first, a tile each, in the accumulator dtype A (float64 or flo
 such a tile as well. The coefficients follow, scalars of A: the hyper-parameters, or what `huber_loss_coefficients`
 makes of them, if there is such a function. A coefficient that is None is switched off, and its code is left out of the
 kernel. derivatives: a tile for each operand, 0.0 where the loss is never differentiated (a Triton function cannot
-return None in a tuple). metrics: a tile each, in the order of the declaration. A loss with a domain has
-`<name>_domain` of the operands, true inside, and `<name>_requirement`, the message outside.
+return None in a tuple). metrics: a tile each, in the order of the declaration. A loss that declares a domain has
+`<name>_domain` of the operands, true inside.
 
 A loss over pairs of numbers is a function (source, target, operands, coefficients) -> (loss, derivative by the source),
 with sources and operands (SOURCES, 1) and targets (1, TARGETS). A loss over rows is a RowLoss.
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastloss.core.registry import of_kernel
+from fastloss.core.registry import BY_KERNEL
 
 from ..coefficients import in_arithmetic, kernel_numbers
 
@@ -50,6 +50,13 @@ class RowLoss(NamedTuple):
     index_mass: Any  # (weight, c): what an index target y adds to q_y
     finish: Any  # (top, log_sum, mass, linear, weight, c): (loss, softmax_coefficient)
     modulation: Any = None  # (log_p, c): f(log p) and -f'(log p), of a loss of a class that is not -log p
+    # What more there is in the steps (kernels/row_statistics.py), s being the statistics of a row in their places:
+    target_logit: Any = None  # (z, c): of a margin, z_y as it enters the softmax
+    target_slope: Any = None  # (z, c): its derivative by z_y
+    terms: Any = None  # (from_max, p, second_from_max, second_p, c): what a class adds to each sum of the loss's own
+    rebase: Any = None  # (own, shift, sum, second_shift, second_sum): the sums relative to another maximum
+    values: Any = None  # (s, c): the outputs, a tuple
+    gradient: Any = None  # (from_max, p, q, second_from_max, second_p, s, upstreams, c): d(sum of the outputs) / dz
 
     @property
     def cache_key(self) -> str:
@@ -65,7 +72,7 @@ class Declared(NamedTuple):
     domain: Any
     requirement: str | None
     operands: int
-    metrics: tuple[str, ...]  # the kind of each, "mean", "term", "min" or "max"
+    metrics: tuple[str, ...]  # the kind of each, "mean", "part", "min" or "max"
 
 
 def as_they_are(*parameters: float) -> Coefficients:
@@ -74,13 +81,14 @@ def as_they_are(*parameters: float) -> Coefficients:
 
 @functools.cache
 def declared(kernel: str) -> Declared:
-    declaration = of_kernel(kernel)
+    declaration = BY_KERNEL[kernel]
     family = family_of(declaration.signature.reference.__module__)
+    domain = getattr(declaration, "domain", None)
     return Declared(
         getattr(family, kernel),
         getattr(family, f"{kernel}_coefficients", as_they_are),
-        getattr(family, f"{kernel}_domain", None),
-        getattr(family, f"{kernel}_requirement", None),
+        None if domain is None else getattr(family, f"{kernel}_domain"),
+        None if domain is None else domain.requirement,
         len(getattr(declaration, "operands", ())),
         tuple(getattr(declaration, "metrics", {}).values()),
     )

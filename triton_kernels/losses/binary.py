@@ -8,8 +8,6 @@ import triton.language as tl
 from ..math import log1p, maximum, power, sigmoids
 from . import Coefficients
 
-binary_cross_entropy_requirement = "all elements of input and target should be between 0 and 1"
-
 
 @triton.jit
 def binary_cross_entropy_domain(input, target, weight):

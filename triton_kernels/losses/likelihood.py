@@ -18,8 +18,6 @@ def not_negative(input, target, spread):
 
 
 gaussian_nll_loss_domain = laplace_nll_loss_domain = not_negative
-gaussian_nll_loss_requirement = "var has negative entry/entries"
-laplace_nll_loss_requirement = "scale has negative entry/entries"
 
 
 def gaussian_nll_loss_coefficients(full: float, eps: float) -> Coefficients:

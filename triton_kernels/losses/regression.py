@@ -54,8 +54,6 @@ def between_0_and_1(input, target, tau):
 
 
 quantile_loss_domain = expectile_loss_domain = between_0_and_1
-quantile_loss_requirement = "quantile_loss: tau must be between 0 and 1"
-expectile_loss_requirement = "expectile_loss: tau must be between 0 and 1"
 
 
 @triton.jit

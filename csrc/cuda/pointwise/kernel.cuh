@@ -103,7 +103,7 @@ struct PointwiseSums {
     return slot == kLossSlot ? loss : slot == kWeightSlot ? double(weight) : double(metric[slot - kFirstMetricSlot]);
   }
   static GPU_INLINE int kind(int slot) {
-    return slot < kFirstMetricSlot ? int(kTermMetric) : metric_kind<Functor>(slot - kFirstMetricSlot);
+    return slot < kFirstMetricSlot ? int(kPartMetric) : metric_kind<Functor>(slot - kFirstMetricSlot);
   }
 };
 
@@ -201,8 +201,8 @@ GPU_INLINE void take_share(const PointwiseJob<Functor>& job, const Share& share,
       for (int m = 0; m < M; ++m) {
         const int kind = metric_kind<Functor>(m);
         const A metric = element.metric[m];
-        const bool measured = counted && (kind == kMeanMetric || kind == kTermMetric || weight[j] != 0);
-        const A scaled = kind == kMeanMetric ? weight[j] * metric : kind == kTermMetric ? f * metric : metric;
+        const bool measured = counted && (kind == kMeanMetric || kind == kPartMetric || weight[j] != 0);
+        const A scaled = kind == kMeanMetric ? weight[j] * metric : kind == kPartMetric ? f * metric : metric;
         sums.metric[m] = measured ? combine(kind, sums.metric[m], scaled) : sums.metric[m];
       }
     }

@@ -61,7 +61,7 @@ int run_pointwise(const PointwiseProblem& problem, const Device& device) {
   if (problem.operand_count != description.operands) return kWrongOperands;
   PointwiseResults results = {};
   results.metrics = description.metrics;
-  results.kind[kLossSlot] = results.kind[kWeightSlot] = kTermMetric;
+  results.kind[kLossSlot] = results.kind[kWeightSlot] = kPartMetric;
   for (int m = 0; m < description.metrics; ++m) results.kind[kFirstMetricSlot + m] = description.kind[m];
   return run_launches(problem, results, launch_pointwise<Functor>, static_cast<GpuStream>(device.stream));
 }

@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kFinishThreads)
   const int slot = metric < 0 ? int(kLossSlot) : int(kFirstMetricSlot) + metric;
   const int kind = results.kind[slot];
   const double value = join_blocks(results, slot, kind);
-  const double weight = kind == kMeanMetric ? join_blocks(results, kWeightSlot, kTermMetric) : 0;
+  const double weight = kind == kMeanMetric ? join_blocks(results, kWeightSlot, kPartMetric) : 0;
   if (threadIdx.x == 0) write_result(results, slot, value, weight);
 }
 

@@ -207,7 +207,8 @@ struct Cpo : PointwiseLoss<2, 3, 6> {  // beta, label_smoothing, alpha
   FASTLOSS_INLINE explicit Cpo(const double* parameters)
       : beta(A(parameters[0])), alpha(A(parameters[2])), kind(parameters[0], parameters[1]) {}
 
-  static constexpr MetricKind metric_kind(int index) { return index < 4 ? kMeanMetric : kTermMetric; }
+  enum { kPreferenceLoss = kRewardMetrics, kNllLoss };
+  static constexpr MetricKind metric_kind(int index) { return index < kRewardMetrics ? kMeanMetric : kPartMetric; }
 
   template <class V>
   FASTLOSS_INLINE Element<V, 2, 6> operator()(const V (&x)[2]) const {
@@ -221,8 +222,8 @@ struct Cpo : PointwiseLoss<2, 3, 6> {  // beta, label_smoothing, alpha
       e.derivative[0] -= alpha;
     }
     log_rewards(e, V(beta * x[0]), V(beta * x[1]));
-    e.metric[4] = pair.loss;
-    e.metric[5] = -x[0];
+    e.metric[kPreferenceLoss] = pair.loss;
+    e.metric[kNllLoss] = -x[0];
     return e;
   }
 };
@@ -241,7 +242,8 @@ struct OrPo : PointwiseLoss<2, 2, 7> {  // beta, sft_coefficient
 
   FASTLOSS_INLINE explicit OrPo(const double* parameters) : beta(A(parameters[0])), sft_coefficient(A(parameters[1])) {}
 
-  static constexpr MetricKind metric_kind(int index) { return index < 5 ? kMeanMetric : kTermMetric; }
+  enum { kLogOdds = kRewardMetrics, kOddsLoss, kSftLoss };
+  static constexpr MetricKind metric_kind(int index) { return index < kOddsLoss ? kMeanMetric : kPartMetric; }
 
   template <class V>
   FASTLOSS_INLINE Element<V, 2, 7> operator()(const V (&x)[2]) const {
@@ -264,9 +266,9 @@ struct OrPo : PointwiseLoss<2, 2, 7> {  // beta, sft_coefficient
     e.derivative[0] = -beta * s.complement * slope[0] - sft_coefficient;
     e.derivative[1] = beta * s.complement * slope[1];
     log_rewards(e, V(beta * x[0]), V(beta * x[1]));
-    e.metric[4] = log_odds;
-    e.metric[5] = -beta * s.log_value;
-    e.metric[6] = -x[0];
+    e.metric[kLogOdds] = log_odds;
+    e.metric[kOddsLoss] = -beta * s.log_value;
+    e.metric[kSftLoss] = -x[0];
     return e;
   }
 
@@ -284,6 +286,8 @@ struct Kto : PointwiseLoss<4, 3, 3> {  // beta, desirable_weight, undesirable_we
   FASTLOSS_INLINE explicit Kto(const double* parameters)
       : beta(A(parameters[0])), desirable_weight(A(parameters[1])), undesirable_weight(A(parameters[2])) {}
 
+  enum { kDesirableReward, kUndesirableReward, kDesirableFraction };
+
   template <class V>
   FASTLOSS_INLINE Element<V, 4, 3> operator()(const V (&x)[4]) const {
     const V zero{}, one = V{} + A(1);
@@ -297,9 +301,9 @@ struct Kto : PointwiseLoss<4, 3, 3> {  // beta, desirable_weight, undesirable_we
     Element<V, 4, 3> e;
     e.loss = math::abs(weight) * toward;
     e.derivative[0] = -beta * weight * toward * away;
-    e.metric[0] = desirable ? reward : zero;
-    e.metric[1] = desirable ? zero : reward;
-    e.metric[2] = desirable ? one : zero;
+    e.metric[kDesirableReward] = desirable ? reward : zero;
+    e.metric[kUndesirableReward] = desirable ? zero : reward;
+    e.metric[kDesirableFraction] = desirable ? one : zero;
     return e;
   }
 };

@@ -72,14 +72,17 @@ struct KlAbs : PointwiseLoss<2, 1> {  // |d|
 
 // ------------------------------------------------------------------------------------------------------ reward models
 
-// What is logged of a pair: metrics 0 to 3 are the rewards, their difference, and whether the chosen one is larger.
+// What is logged of a pair: the rewards, their difference, and whether the chosen one is larger. Further metrics of a
+// loss come after these.
+enum RewardMetric { kChosenReward, kRejectedReward, kRewardMargin, kAccuracy, kRewardMetrics };
+
 template <class E, class V>
 FASTLOSS_INLINE void log_rewards(E& e, V chosen, V rejected) {
   const V margin = chosen - rejected;
-  e.metric[0] = chosen;
-  e.metric[1] = rejected;
-  e.metric[2] = margin;
-  e.metric[3] = (margin > V{}) ? V{} + 1.0f : V{};
+  e.metric[kChosenReward] = chosen;
+  e.metric[kRejectedReward] = rejected;
+  e.metric[kRewardMargin] = margin;
+  e.metric[kAccuracy] = (margin > V{}) ? V{} + 1.0f : V{};
 }
 
 // Bradley-Terry: -log s(chosen - rejected - margin) + center_coefficient (chosen + rejected)^2
@@ -90,7 +93,8 @@ struct RewardModel : PointwiseLoss<3, 1, 6> {
 
   FASTLOSS_INLINE explicit RewardModel(const double* parameters) : center_coefficient(A(parameters[0])) {}
 
-  static constexpr MetricKind metric_kind(int index) { return index < 4 ? kMeanMetric : kTermMetric; }
+  enum { kRankingLoss = kRewardMetrics, kCenterLoss };
+  static constexpr MetricKind metric_kind(int index) { return index < kRewardMetrics ? kMeanMetric : kPartMetric; }
 
   template <class V>
   FASTLOSS_INLINE Element<V, 3, 6> operator()(const V (&x)[3]) const {
@@ -102,8 +106,8 @@ struct RewardModel : PointwiseLoss<3, 1, 6> {
     e.derivative[0] = by_sum - s.complement;
     e.derivative[1] = by_sum + s.complement;
     log_rewards(e, x[0], x[1]);
-    e.metric[4] = -s.log_value;
-    e.metric[5] = center;
+    e.metric[kRankingLoss] = -s.log_value;
+    e.metric[kCenterLoss] = center;
     return e;
   }
 };

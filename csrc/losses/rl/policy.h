@@ -55,8 +55,9 @@ struct PpoClip : PointwiseLoss<3, 4, 7> {  // logp, old_logp, advantages
 
   FASTLOSS_INLINE explicit PpoClip(const double* parameters) : surrogate(parameters) {}
 
+  enum { kClipFraction, kDualClipFraction, kApproxKl, kApproxKlK1, kRatioMean, kRatioMin, kRatioMax };
   static constexpr MetricKind metric_kind(int index) {
-    return index < 5 ? kMeanMetric : index == 5 ? kMinMetric : kMaxMetric;
+    return index == kRatioMin ? kMinMetric : index == kRatioMax ? kMaxMetric : kMeanMetric;
   }
 
   template <class V>
@@ -65,13 +66,13 @@ struct PpoClip : PointwiseLoss<3, 4, 7> {  // logp, old_logp, advantages
     Element<V, 3, 7> e;
     e.loss = s.loss;
     e.derivative[0] = s.derivative;
-    e.metric[0] = s.clipped;
-    e.metric[1] = s.dual_clipped;
-    e.metric[2] = s.divergence;
-    e.metric[3] = -s.log_ratio;
-    e.metric[4] = s.ratio;
-    e.metric[5] = s.ratio;
-    e.metric[6] = s.ratio;
+    e.metric[kClipFraction] = s.clipped;
+    e.metric[kDualClipFraction] = s.dual_clipped;
+    e.metric[kApproxKl] = s.divergence;
+    e.metric[kApproxKlK1] = -s.log_ratio;
+    e.metric[kRatioMean] = s.ratio;
+    e.metric[kRatioMin] = s.ratio;
+    e.metric[kRatioMax] = s.ratio;
     return e;
   }
 };
@@ -89,28 +90,31 @@ struct Ppo : PointwiseLoss<7, 7, 8> {  // logp, old_logp, advantages, values, re
         value_coefficient(A(parameters[5])),
         entropy_coefficient(A(parameters[6])) {}
 
+  enum { kPolicyLoss, kValueLoss, kEntropy, kClipFraction, kValueClipFraction, kApproxKl, kRatioMin, kRatioMax };
   static constexpr MetricKind metric_kind(int index) {
-    return index < 3 ? kTermMetric : index < 6 ? kMeanMetric : index == 6 ? kMinMetric : kMaxMetric;
+    if (index == kRatioMin) return kMinMetric;
+    if (index == kRatioMax) return kMaxMetric;
+    return index <= kEntropy ? kPartMetric : kMeanMetric;
   }
 
   template <class V>
   FASTLOSS_INLINE Element<V, 7, 8> operator()(const V (&x)[7]) const {
     const Surrogate<V> s = surrogate(x[0], x[1], x[2]);
-    const ValueTerm<V> v = value_error(x[3], x[6], x[4], value_clip);
+    const ValueError<V> v = value_error(x[3], x[6], x[4], value_clip);
     const V entropy = x[5];
     Element<V, 7, 8> e;
     e.loss = s.loss + value_coefficient * v.loss - entropy_coefficient * entropy;
     e.derivative[0] = s.derivative;
     e.derivative[3] = value_coefficient * v.derivative;
     e.derivative[5] = V{} - entropy_coefficient;
-    e.metric[0] = s.loss;
-    e.metric[1] = v.loss;
-    e.metric[2] = entropy;
-    e.metric[3] = s.clipped;
-    e.metric[4] = v.clipped;
-    e.metric[5] = s.divergence;
-    e.metric[6] = s.ratio;
-    e.metric[7] = s.ratio;
+    e.metric[kPolicyLoss] = s.loss;
+    e.metric[kValueLoss] = v.loss;
+    e.metric[kEntropy] = entropy;
+    e.metric[kClipFraction] = s.clipped;
+    e.metric[kValueClipFraction] = v.clipped;
+    e.metric[kApproxKl] = s.divergence;
+    e.metric[kRatioMin] = s.ratio;
+    e.metric[kRatioMax] = s.ratio;
     return e;
   }
 };

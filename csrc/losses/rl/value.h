@@ -6,12 +6,12 @@ namespace fastloss {
 
 // max((value - target)^2, (clamp(value, old - clip, old + clip) - target)^2) / 2
 template <class V>
-struct ValueTerm {
+struct ValueError {
   V loss, derivative;  // by the value
   V clipped;           // 1 where the clamped value is the worse one
 };
 template <class V, class A>
-FASTLOSS_INLINE ValueTerm<V> value_error(V value, V old_value, V target, A clip) {
+FASTLOSS_INLINE ValueError<V> value_error(V value, V old_value, V target, A clip) {
   const V zero{};
   const V error = value - target;
   // not math::clamp, which takes a NaN for no bound
@@ -28,13 +28,15 @@ struct ValueClip : PointwiseLoss<3, 1, 1> {  // values, old_values, returns
 
   FASTLOSS_INLINE explicit ValueClip(const double* parameters) : clip(A(parameters[0])) {}
 
+  enum { kClipFraction };
+
   template <class V>
   FASTLOSS_INLINE Element<V, 3, 1> operator()(const V (&x)[3]) const {
-    const ValueTerm<V> v = value_error(x[0], x[1], x[2], clip);
+    const ValueError<V> v = value_error(x[0], x[1], x[2], clip);
     Element<V, 3, 1> e;
     e.loss = v.loss;
     e.derivative[0] = v.derivative;
-    e.metric[0] = v.clipped;
+    e.metric[kClipFraction] = v.clipped;
     return e;
   }
 };

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss.core.arguments import Parameter
+from fastloss.core.arguments import Hyper
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype
-from fastloss.core.metrics import REWARD_METRICS, Batch, Terms, counted, detached
+from fastloss.core.metrics import REWARD_METRICS, Batch, Metrics, counted, detached
 from fastloss.skeletons.pointwise import Pointwise
 
 __all__ = ["cpo_loss", "dpo_loss", "kto_loss", "orpo_loss", "simpo_loss"]
@@ -50,17 +49,12 @@ def _smoothing(loss_type: str, label_smoothing: float) -> float:
     return label_smoothing or (_EXO_SMOOTHING if loss_type == "exo_pair" else 0.0)
 
 
-def _checked_type(types: tuple[str, ...]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The kernels are chosen by loss_type, and take the label smoothing of the formula."""
-
-    def prepare(arguments: dict[str, Any]) -> dict[str, Any]:
-        loss_type = arguments.get("loss_type", types[0])
-        _check_type(loss_type, types)
-        if "label_smoothing" not in arguments and loss_type != "exo_pair":
-            return arguments
-        return {**arguments, "label_smoothing": _smoothing(loss_type, arguments.get("label_smoothing", 0.0))}
-
-    return prepare
+def _with_smoothing(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The kernels take the label smoothing of the formula."""
+    loss_type = arguments.get("loss_type", "sigmoid")
+    if "label_smoothing" not in arguments and loss_type != "exo_pair":
+        return arguments
+    return {**arguments, "label_smoothing": _smoothing(loss_type, arguments.get("label_smoothing", 0.0))}
 
 
 def _sigmoid_losses(margin: Tensor, smoothing: float) -> Tensor:
@@ -107,11 +101,11 @@ def _dpo_losses(loss_type: str, chosen: Tensor, rejected: Tensor, beta: float, s
             "reference_chosen_logps",
             "reference_rejected_logps",
         ),
-        parameters={"beta": Parameter(0.1, low=_POSITIVE), "label_smoothing": Parameter(0.0, high=1.0)},
+        parameters={"beta": Hyper(low=_POSITIVE), "label_smoothing": Hyper(high=1.0)},
         differentiable=("policy_chosen_logps", "policy_rejected_logps"),
         metrics=REWARD_METRICS,
-        variant="loss_type",
-        prepare=_checked_type(_DPO_TYPES),
+        variant=("loss_type", _DPO_TYPES),
+        prepare=_with_smoothing,
     )
 )
 def dpo_loss(
@@ -127,7 +121,7 @@ def dpo_loss(
     mask: Tensor | None = None,
     normalizer: float | Tensor | None = None,
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Direct preference optimisation, and its relatives, from log-probabilities of pairs of sequences.
 
     With the rewards :math:`c = \beta(\log\pi - \log\pi_{ref})` of the chosen sequence, r of the rejected one, their
@@ -204,13 +198,13 @@ def dpo_loss(
     Pointwise(
         operands=("chosen_avg_logps", "rejected_avg_logps"),
         parameters={
-            "beta": Parameter(2.0, low=_POSITIVE),
-            "gamma": Parameter(1.0, low=-math.inf),
-            "label_smoothing": Parameter(0.0, high=1.0),
+            "beta": Hyper(low=_POSITIVE),
+            "gamma": Hyper(low=-math.inf),
+            "label_smoothing": Hyper(high=1.0),
         },
         metrics=REWARD_METRICS,
-        variant="loss_type",
-        prepare=_checked_type(_SIMPO_TYPES),
+        variant=("loss_type", _SIMPO_TYPES),
+        prepare=_with_smoothing,
     )
 )
 def simpo_loss(
@@ -225,7 +219,7 @@ def simpo_loss(
     mask: Tensor | None = None,
     normalizer: float | Tensor | None = None,
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Simple preference optimisation: no reference, log-probabilities averaged over the tokens, a target margin.
 
     With the rewards :math:`c = \beta\log\pi / |y|` of the chosen sequence, r of the rejected one, and
@@ -276,13 +270,13 @@ def simpo_loss(
     Pointwise(
         operands=("chosen_logps", "rejected_logps"),
         parameters={
-            "beta": Parameter(0.1, low=_POSITIVE),
-            "label_smoothing": Parameter(0.0, high=1.0),
-            "alpha": Parameter(1.0, low=-math.inf),
+            "beta": Hyper(low=_POSITIVE),
+            "label_smoothing": Hyper(high=1.0),
+            "alpha": Hyper(low=-math.inf),
         },
-        metrics={**REWARD_METRICS, "preference_loss": "term", "nll_loss": "term"},
-        variant="loss_type",
-        prepare=_checked_type(_CPO_TYPES),
+        metrics={**REWARD_METRICS, "preference_loss": "part", "nll_loss": "part"},
+        variant=("loss_type", _CPO_TYPES),
+        prepare=_with_smoothing,
     )
 )
 def cpo_loss(
@@ -297,7 +291,7 @@ def cpo_loss(
     mask: Tensor | None = None,
     normalizer: float | Tensor | None = None,
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Contrastive preference optimisation: direct preference optimisation with a uniform reference, plus imitation.
 
     With the log-probabilities c of the chosen sequence and r of the rejected one, and :math:`m = \beta(c - r)`:
@@ -363,8 +357,8 @@ def _log_odds(logp: Tensor) -> Tensor:
 @fused(
     Pointwise(
         operands=("chosen_avg_logps", "rejected_avg_logps"),
-        parameters={"beta": Parameter(0.1, low=_POSITIVE), "sft_coefficient": Parameter(0.0, low=-math.inf)},
-        metrics={**REWARD_METRICS, "log_odds": "mean", "odds_loss": "term", "sft_loss": "term"},
+        parameters={"beta": Hyper(low=_POSITIVE), "sft_coefficient": Hyper(low=-math.inf)},
+        metrics={**REWARD_METRICS, "log_odds": "mean", "odds_loss": "part", "sft_loss": "part"},
     )
 )
 def orpo_loss(
@@ -377,7 +371,7 @@ def orpo_loss(
     mask: Tensor | None = None,
     normalizer: float | Tensor | None = None,
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Odds-ratio preference optimisation: no reference, log-probabilities averaged over the tokens.
 
     With the mean log-probabilities c of the chosen sequence and r of the rejected one,
@@ -437,16 +431,15 @@ def orpo_loss(
 @fused(
     Pointwise(
         operands=("policy_logps", "reference_logps", "desirable", "kl"),
-        constants={"kl": 0.0},
+        fill={"kl": 0.0},
         parameters={
-            "beta": Parameter(0.1, low=_POSITIVE),
-            "desirable_weight": Parameter(1.0),
-            "undesirable_weight": Parameter(1.0),
+            "beta": Hyper(low=_POSITIVE),
+            "desirable_weight": Hyper(),
+            "undesirable_weight": Hyper(),
         },
         differentiable=("policy_logps",),
         metrics={"desirable_reward": "mean", "undesirable_reward": "mean", "desirable_fraction": "mean"},
-        variant="loss_type",
-        prepare=_checked_type(_KTO_TYPES),
+        variant=("loss_type", _KTO_TYPES),
     )
 )
 def kto_loss(
@@ -463,7 +456,7 @@ def kto_loss(
     mask: Tensor | None = None,
     normalizer: float | Tensor | None = None,
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Kahneman-Tversky optimisation, from single sequences that are desirable or not.
 
     With :math:`d = \log\pi - \log\pi_{ref}`, the weight w of the sequence's kind, and :math:`z = \max(0, \mathrm{kl})`

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss.core.arguments import Parameter
+from fastloss.core.arguments import Hyper
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype
-from fastloss.core.metrics import REWARD_METRICS, Batch, Terms, counted, detached
+from fastloss.core.metrics import REWARD_METRICS, Batch, Metrics, counted, detached
 from fastloss.skeletons.pointwise import Pointwise
 
 __all__ = ["kl_penalty", "reward_model_loss"]
@@ -20,20 +19,12 @@ __all__ = ["kl_penalty", "reward_model_loss"]
 _KINDS = ("k1", "k2", "k3", "abs")
 
 
-def _check_kind(arguments: dict[str, Any]) -> dict[str, Any]:
-    kind = arguments.get("kind", "k1")
-    if kind not in _KINDS:
-        raise ValueError(f"{kind!r} is not a kind of penalty; choose one of {', '.join(_KINDS)}")
-    return arguments
-
-
 @fused(
     Pointwise(
         operands=("logp", "ref_logp"),
-        parameters={"log_ratio_clamp": Parameter(20.0, low=1e-30)},
+        parameters={"log_ratio_clamp": Hyper(low=1e-30)},
         differentiable=("logp",),
-        variant="kind",
-        prepare=_check_kind,
+        variant=("kind", _KINDS),
     )
 )
 def kl_penalty(
@@ -91,7 +82,8 @@ def kl_penalty(
         >>> kl_penalty(torch.tensor([-1.0]), torch.tensor([-2.0]), kind="k2").item()
         0.5
     """
-    _check_kind({"kind": kind})
+    if kind not in _KINDS:
+        raise ValueError(f"{kind!r} is not a kind of penalty; choose one of {', '.join(_KINDS)}")
     if not log_ratio_clamp > 0:
         raise ValueError(f"log_ratio_clamp must be positive, got {log_ratio_clamp}")
     dtype = result_dtype(logp, ref_logp)
@@ -112,10 +104,10 @@ def kl_penalty(
 @fused(
     Pointwise(
         operands=("chosen_rewards", "rejected_rewards", "margin"),
-        constants={"margin": 0.0},
-        parameters={"center_coefficient": Parameter(0.0, low=-math.inf)},
+        fill={"margin": 0.0},
+        parameters={"center_coefficient": Hyper(low=-math.inf)},
         differentiable=("chosen_rewards", "rejected_rewards"),
-        metrics={**REWARD_METRICS, "ranking_loss": "term", "center_loss": "term"},
+        metrics={**REWARD_METRICS, "ranking_loss": "part", "center_loss": "part"},
     )
 )
 def reward_model_loss(
@@ -128,7 +120,7 @@ def reward_model_loss(
     mask: Tensor | None = None,
     normalizer: float | Tensor | None = None,
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Bradley-Terry loss of a reward model on pairs.
 
     .. math::

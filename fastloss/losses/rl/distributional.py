@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastloss.core.arguments import Parameter, accumulator_dtype, autocast_applies
+from fastloss.core.arguments import Hyper, accumulator_dtype, autocast_applies
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype
 from fastloss.core.metrics import counted
@@ -17,7 +17,7 @@ from fastloss.skeletons.outer import Outer
 
 __all__ = ["iqn_loss", "quantile_huber_loss"]
 
-_KAPPA = Parameter(1.0, high=torch.finfo(torch.float32).max)
+_KAPPA = Hyper(high=torch.finfo(torch.float32).max)
 
 
 def _midpoints(quantiles: Tensor) -> Tensor:

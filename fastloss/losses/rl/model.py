@@ -9,7 +9,7 @@ from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype
 from fastloss.skeletons.comparisons import (
     IGNORED,
-    SoftmaxPairs,
+    SoftmaxComparison,
     check_matrix,
     check_reduction,
     one_precision,
@@ -21,17 +21,17 @@ from fastloss.skeletons.similarity import Similarity
 __all__ = ["curl_loss", "temporal_contrastive_loss"]
 
 
-def _curl_pairs(query: Tensor, key: Tensor, weight: Tensor, temperature: float | Tensor) -> SoftmaxPairs:
+def _curl_comparison(query: Tensor, key: Tensor, weight: Tensor, temperature: float | Tensor) -> SoftmaxComparison:
     check_matrix(query, "query")
     check_matrix(key, "key", rows=query.shape[0])
     check_matrix(weight, "weight", key.shape[1], query.shape[1])
     query, key, weight = one_precision(query=query, key=key.detach(), weight=weight)
     projected = query @ weight
     target = torch.arange(query.shape[0], device=query.device)
-    return SoftmaxPairs(projected, key, scale_of(temperature, projected), None, target)
+    return SoftmaxComparison(projected, key, scale_of(temperature, projected), None, target)
 
 
-@fused(Similarity(_curl_pairs, "query"))
+@fused(Similarity(_curl_comparison, "query"))
 def curl_loss(
     query: Tensor,
     key: Tensor,
@@ -73,12 +73,12 @@ def curl_loss(
         >>> round(fastloss.rl.curl_loss(x, x, torch.eye(2)).item(), 4)
         0.3133
     """
-    pairs = _curl_pairs(query, key, weight, temperature)
+    comparison = _curl_comparison(query, key, weight, temperature)
     check_reduction(reduction)
-    return pairs.reference(reduction).to(result_dtype(query))
+    return comparison.reference(reduction).to(result_dtype(query))
 
 
-def _temporal_pairs(
+def _temporal_comparison(
     states: Tensor,
     predictions: Tensor | None,
     offset: int,
@@ -86,7 +86,7 @@ def _temporal_pairs(
     temperature: float | Tensor,
     normalize: bool,
     time_dim: int,
-) -> SoftmaxPairs:
+) -> SoftmaxComparison:
     if states.dim() != 3 or not states.is_floating_point():
         raise ValueError(f"states must be a floating-point (T, B, D) or (B, T, D), got {tuple(states.shape)}")
     if time_dim not in (0, 1):
@@ -105,10 +105,10 @@ def _temporal_pairs(
     if episodes is not None:
         now, later = (episodes.narrow(time_dim, start, length - offset).flatten() for start in (0, offset))
         target = target.where(now == later, IGNORED)
-    return SoftmaxPairs(query, key, scale_of(temperature, query), None, target)
+    return SoftmaxComparison(query, key, scale_of(temperature, query), None, target)
 
 
-@fused(Similarity(_temporal_pairs, "states"))
+@fused(Similarity(_temporal_comparison, "states"))
 def temporal_contrastive_loss(
     states: Tensor,
     predictions: Tensor | None = None,
@@ -159,6 +159,6 @@ def temporal_contrastive_loss(
         >>> round(fastloss.rl.temporal_contrastive_loss(states, states.roll(-1, 0), temperature=1.0).item(), 4)
         0.3133
     """
-    pairs = _temporal_pairs(states, predictions, offset, episodes, temperature, normalize, time_dim)
+    comparison = _temporal_comparison(states, predictions, offset, episodes, temperature, normalize, time_dim)
     check_reduction(reduction)
-    return pairs.reference(reduction).to(result_dtype(states))
+    return comparison.reference(reduction).to(result_dtype(states))

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastloss.core.arguments import Parameter
+from fastloss.core.arguments import Hyper
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype
-from fastloss.core.metrics import Batch, Terms, counted, detached
+from fastloss.core.metrics import Batch, Metrics, counted, detached
 from fastloss.losses.rl.value import value_error
 from fastloss.skeletons.pointwise import Pointwise
 
@@ -56,7 +56,7 @@ def _surrogate(
     return _Surrogate(losses, log_ratio, ratio, bound > free, dual_clipped)
 
 
-def _policy_terms(batch: Batch, policy: _Surrogate) -> Terms:
+def _policy_metrics(batch: Batch, policy: _Surrogate) -> Metrics:
     return {
         "clip_fraction": batch.mean(policy.clipped),
         "dual_clip_fraction": batch.mean(policy.dual_clipped),
@@ -78,21 +78,11 @@ _POLICY_METRICS = {
     "ratio_max": "max",
 }
 _POLICY_PARAMETERS = {
-    "clip": Parameter(0.2),
-    "clip_high": Parameter(0.2),
-    "dual_clip": Parameter(math.inf, low=1.0),
-    "log_ratio_clamp": Parameter(20.0, low=1e-30),
+    "clip": Hyper(),
+    "clip_high": Hyper(none="clip"),
+    "dual_clip": Hyper(low=1.0, none=math.inf),
+    "log_ratio_clamp": Hyper(low=1e-30),
 }
-
-
-def _with_limits(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What None stands for: the kernels take numbers."""
-    arguments = dict(arguments)
-    if arguments.get("clip_high") is None:
-        arguments["clip_high"] = arguments.get("clip", 0.2)
-    if arguments.get("dual_clip") is None:
-        arguments["dual_clip"] = math.inf
-    return arguments
 
 
 @fused(
@@ -101,7 +91,6 @@ def _with_limits(arguments: dict[str, Any]) -> dict[str, Any]:
         parameters=_POLICY_PARAMETERS,
         differentiable=("logp",),
         metrics=_POLICY_METRICS,
-        prepare=_with_limits,
     )
 )
 def ppo_clip_loss(
@@ -117,7 +106,7 @@ def ppo_clip_loss(
     normalizer: float | Tensor | None = None,
     aggregation: str = "token-mean",
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Clipped surrogate of proximal policy optimisation, from log-probabilities of the actions (or tokens) taken.
 
     With :math:`r = \exp(\mathrm{clamp}(\log\pi - \log\pi_{old}, -c, c))`, c = ``log_ratio_clamp``, and the advantage A,
@@ -170,39 +159,38 @@ def ppo_clip_loss(
     logp, old_logp, advantages = counted(mask, logp, detached(old_logp), detached(advantages))
     policy = _surrogate(logp, old_logp, advantages, clip, clip_high, dual_clip, log_ratio_clamp)
     batch = Batch(policy.losses, aggregation, mask, normalizer, dtype)
-    return (batch.loss(), _policy_terms(batch, policy)) if return_terms else batch.loss()
+    return (batch.loss(), _policy_metrics(batch, policy)) if return_terms else batch.loss()
 
 
-def _with_value_limits(arguments: dict[str, Any]) -> dict[str, Any]:
-    arguments = _with_limits(arguments)
-    if arguments.get("old_values") is None:
-        arguments["old_values"] = 0.0
-        arguments["value_clip"] = math.inf
-    return arguments
+def _without_old_values(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Where there are none, no value is too far from them."""
+    if arguments.get("old_values") is not None:
+        return arguments
+    return {**arguments, "old_values": 0.0, "value_clip": math.inf}
 
 
 @fused(
     Pointwise(
         operands=("logp", "old_logp", "advantages", "values", "returns", "entropy", "old_values"),
-        constants={"entropy": 0.0, "old_values": 0.0},
+        fill={"entropy": 0.0, "old_values": 0.0},
         parameters={
             **_POLICY_PARAMETERS,
-            "value_clip": Parameter(0.2),
-            "value_coefficient": Parameter(0.5, low=-math.inf),
-            "entropy_coefficient": Parameter(0.0, low=-math.inf),
+            "value_clip": Hyper(),
+            "value_coefficient": Hyper(low=-math.inf),
+            "entropy_coefficient": Hyper(low=-math.inf),
         },
         differentiable=("logp", "values", "entropy"),
         metrics={
-            "policy_loss": "term",
-            "value_loss": "term",
-            "entropy": "term",
+            "policy_loss": "part",
+            "value_loss": "part",
+            "entropy": "part",
             "clip_fraction": "mean",
             "value_clip_fraction": "mean",
             "approx_kl": "mean",
             "ratio_min": "min",
             "ratio_max": "max",
         },
-        prepare=_with_value_limits,
+        prepare=_without_old_values,
     )
 )
 def ppo_loss(
@@ -225,7 +213,7 @@ def ppo_loss(
     normalizer: float | Tensor | None = None,
     aggregation: str = "token-mean",
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Policy, value and entropy losses of proximal policy optimisation, in one pass.
 
     .. math::
@@ -281,7 +269,7 @@ def ppo_loss(
     batch = Batch(losses, aggregation, mask, normalizer, dtype)
     if not return_terms:
         return batch.loss()
-    terms = _policy_terms(batch, policy)
+    terms = _policy_metrics(batch, policy)
     return batch.loss(), {
         "policy_loss": batch.part(policy.losses),
         "value_loss": batch.part(value_losses),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastloss.core.arguments import Parameter
+from fastloss.core.arguments import Hyper
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype
-from fastloss.core.metrics import Batch, Terms, counted, detached
+from fastloss.core.metrics import Batch, Metrics, counted, detached
 from fastloss.skeletons.pointwise import Pointwise
 
 __all__ = ["value_clip_loss"]
@@ -29,7 +29,7 @@ def value_error(
 @fused(
     Pointwise(
         operands=("values", "old_values", "returns"),
-        parameters={"clip": Parameter(0.2)},
+        parameters={"clip": Hyper()},
         differentiable=("values",),
         metrics={"clip_fraction": "mean"},
     )
@@ -44,7 +44,7 @@ def value_clip_loss(
     normalizer: float | Tensor | None = None,
     aggregation: str = "token-mean",
     return_terms: bool = False,
-) -> Tensor | tuple[Tensor, Terms]:
+) -> Tensor | tuple[Tensor, Metrics]:
     r"""Squared error of values against returns, where values gain nothing by moving far from what they were.
 
     .. math::

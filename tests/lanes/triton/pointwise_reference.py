@@ -55,7 +55,7 @@ def install() -> None:
     pointwise.declared = lambda loss: everything if loss == "everything" else of_the_tree(loss)
 
 
-METRICS = {"huber_loss": (), "everything": ("mean", "term", "min", "max")}
+METRICS = {"huber_loss": (), "everything": ("mean", "part", "min", "max")}
 FORMULAS: dict[str, Callable[..., tuple[Tensor, list[Tensor]]]] = {"huber_loss": huber, "everything": everything}
 
 
@@ -107,7 +107,7 @@ class Call:
             if kind == "mean":
                 total = (w * metric)[counted].sum()
                 reduced.append(total / w[counted].sum() if w[counted].sum() else total * 0.0)
-            elif kind == "term":
+            elif kind == "part":
                 reduced.append((f * metric)[counted].sum())
             else:
                 extreme = torch.amin if kind == "min" else torch.amax
