@@ -23,7 +23,9 @@ IN_THIS_PROCESS = "laws, oracles and units, on the backends of this machine"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow(seconds): takes about so long; such tests start first, the longest first")
-    config.pluginmanager.import_plugin("contract_table")
+    config.pluginmanager.import_plugin("contract.table")
+    for skeleton in ("pointwise", "row", "outer", "similarity", "linear"):
+        config.addinivalue_line("markers", f"skeleton_{skeleton}: the law's case is of this skeleton")
     config.addinivalue_line("markers", "lane(name): where the table of lanes counts the test")
     if getattr(config.option, "numprocesses", None):  # this process starts pytest-xdist's workers
         os.environ.setdefault("FASTLOSS_TEST_SEED", str(support.SEED))  # one for all
@@ -61,6 +63,9 @@ def lane_ran(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     marker = item.get_closest_marker(LANE)
+    case = getattr(item, "callspec", None) and item.callspec.params.get("case")
+    if getattr(case, "skeleton", None):
+        item.add_marker(f"skeleton_{case.skeleton}")  # for -k of the lanes
     item.user_properties.append((LANE, (marker.args[0] if marker else IN_THIS_PROCESS, 1)))
 
 
@@ -88,3 +93,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for name, ran in sorted(cases.items()):
         failed = ran["failed"] + ran["error"]
         terminalreporter.line(f"{ran['passed']:7}{failed:8}{ran['skipped']:9}{seconds[name]:9.0f}  {name}")
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Laws meet every path of what is tiled in Python at the size of the cases: blocks of 64 queries and a similarity
+    matrix of which a part is kept; chunks of 7 rows of 37 classes in float64, the last one shorter."""
+    from fastloss.tiles import linear, similarity
+
+    monkeypatch.setattr(similarity, "TILE_BYTES", 1)
+    monkeypatch.setattr(similarity, "MIN_ROWS", 64)
+    monkeypatch.setattr(similarity, "KEPT_BYTES", 64 * 70 * 8)
+    limit = 7 * 37 * 8
+    monkeypatch.setattr(linear, "CHUNK_BYTES", {"cpu": limit})
+    monkeypatch.setattr(linear, "CHUNK_BYTES_ELSEWHERE", limit)

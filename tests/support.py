@@ -114,3 +114,73 @@ def expected(
     upstream = None if upstream is None else upstream.cpu()
     with fastloss.backend("reference"):
         return compute(case, arguments, reduction, upstream, **more)
+
+
+def elements(arguments: Arguments) -> torch.Size:
+    """The shape to which the tensors of a pointwise loss broadcast."""
+    return torch.broadcast_shapes(*(x.shape for x in arguments.values() if isinstance(x, Tensor)))
+
+
+def magnitudes(
+    case: Case, arguments: Arguments, reduction: str, upstream: Tensor, dtype: torch.dtype, **more: Any
+) -> tuple[float, dict[str, float]]:
+    """Of a loss and of each gradient: the size of the terms behind an entry, which may cancel, in torch too."""
+    value64, gradients64 = expected(case, arguments, reduction, upstream, **more)
+    size = upstream.abs().max().item() if upstream.numel() else 0.0
+    mean = "mean" in reduction
+    least = 4 * torch.finfo(dtype).tiny  # small halves are coarse
+    if case.skeleton == "pointwise":  # the gradient of a broadcast operand is a sum of rounded terms
+        shape = elements(arguments)
+        names = [name for name in case.differentiable if name in arguments]
+        whole = {name: x.expand(shape) if name in names else x for name, x in arguments.items()}
+        _, of_elements = expected(case, whole, reduction, upstream, **more)
+        sums = {name: of_elements[name].abs().sum_to_size(arguments[name].shape).max().item() for name in names}
+        return 0.0, {name: max(least, x) for name, x in sums.items()}
+    if case.skeleton == "row":  # p and q, and the log-sum
+        logits = arguments["input"]
+        return gradient_terms(logits, reduction), {"input": gradient_terms(logits, reduction, size)}
+    if case.skeleton == "outer":  # the mean of pulls of at most kappa each
+        kappa = case.options.get("kappa", 1.0)
+        largest = sum(float(arguments[name].double().abs().max()) for name in ("quantiles", "target_quantiles"))
+        limit = 1.0 if kappa == 0 else min(kappa, largest) / (kappa if case.name == "rl.iqn_loss" else 1.0)
+        rows = max(1, arguments["quantiles"].shape[:-1].numel()) if mean else 1
+        return 0.0, {"quantiles": max(least, limit / rows)}
+    if case.skeleton == "similarity":  # the pull of a key, and that of the others
+        rows = arguments[case.differentiable[0]].shape[0]
+        scale = {"none": len(arguments), "sum": rows**0.5}.get(reduction, 1.0)
+        return case.magnitude * scale, dict.fromkeys(gradients64, size * case.magnitude / (rows if mean else 1))
+    # halves: the logits of a linear head are rounded, as torch's are, which is some units of their size in every value
+    factor = case.magnitude if dtype.itemsize == 2 else 1.0
+    largest_gradient = {name: factor * float(g.abs().max()) if g.numel() else 0.0 for name, g in gradients64.items()}
+    return (factor * float(value64.abs().max()) if factor > 1 else 0.0), largest_gradient
+
+
+def a_mask(case: Case, shape: torch.Size) -> Tensor:
+    """True for about 0.6; the first entry counts and the second does not."""
+    mask = torch.rand(shape, generator=generator(f"mask {case}")) < 0.6
+    if mask.numel() > 1:
+        mask.view(-1)[0], mask.view(-1)[1] = True, False
+    return mask
+
+
+def assert_as_reference(
+    case: Case, arguments: Arguments, backend: str, reduction: str, dtype: torch.dtype, **more: Any
+) -> None:
+    """Value, value without gradients, and gradients by the kernels, for a random upstream gradient."""
+    device = arguments[case.differentiable[0]].device
+    random = generator(f"upstream {case} {reduction}")
+    value64, _ = expected(case, arguments, reduction, **more)
+    upstream = (torch.randn(value64.shape, generator=random, dtype=torch.float64) + 0.5).to(dtype).double()
+    value64, gradients64 = expected(case, arguments, reduction, upstream, **more)
+    of_value, terms = magnitudes(case, arguments, reduction, upstream, dtype, **more)
+    with fastloss.backend(backend):
+        value, gradients = compute(case, arguments, reduction, upstream.to(device), **more)
+        with torch.no_grad():
+            forward_only = case.call(arguments, reduction, **more)
+    forward_only = forward_only[0] if isinstance(forward_only, tuple) else forward_only
+    assert value.dtype == dtype, reduction
+    assert_close(value, value64, dtype, f"{reduction} value", of_value)
+    assert_close(forward_only, value64, dtype, f"{reduction} value without gradients", of_value)
+    for name, gradient in gradients.items():
+        assert gradient.dtype == arguments[name].dtype, reduction
+        assert_close(gradient, gradients64[name], dtype, f"{reduction} gradient of {name}", terms[name])

@@ -24,6 +24,8 @@ from fastloss.core import environment
 SMALL_ON_CPU = 4096
 
 DEVICES = ("cpu", "cuda", "xpu")  # for whose tensors there are kernels
+# Beyond these a number is 0, infinite, or has an infinite inverse where the arithmetic is float32; 0 is a switch.
+_SMALLEST, _LARGEST = torch.finfo(torch.float32).smallest_normal, torch.finfo(torch.float32).max
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # numbered so in csrc
 
 
@@ -106,6 +108,8 @@ class Signature:
                 return Invalid(f"{name} is not a number")
             if not hyper.low <= value <= hyper.high:
                 return Invalid(f"{name} is out of range")
+            if value and not _SMALLEST <= abs(value) <= _LARGEST and not math.isinf(value):
+                return Refused(f"{name} is no normal number of float32, in which the kernels compute")
             values[name] = float(value)
         return list(values.values())
 
@@ -197,6 +201,11 @@ def differentiation_refused() -> Refused | None:
     """Why the autograd of the kernels cannot serve the transforms that are active now."""
     if torch.autograd.forward_ad._current_level >= 0:
         return Refused("forward-mode differentiation")
-    if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+    if not torch._C._are_functorch_transforms_active():
+        return None
+    if torch.compiler.is_compiling():
         return Refused("torch.func inside torch.compile, where Dynamo (2.13) would take our gradient for a constant")
+    functionalize = torch._C._functorch.TransformType.Functionalize
+    if any(transform.key() == functionalize for transform in torch._C._functorch.get_interpreter_stack() or ()):
+        return Refused("torch.func.functionalize, which has no rule for an autograd Function")
     return None

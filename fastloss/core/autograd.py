@@ -128,7 +128,8 @@ def differentiate(problem: Problem, namespace: str, tensors: Sequence[Tensor]) -
         return results[0] if problem.outputs == 1 else results[: problem.outputs]
     if problem.wanted:
         return _apply(problem, namespace, *tensors)
-    outputs, _ = problem.forward(namespace, tensors, False)
+    with torch.no_grad():  # constants may require a gradient, too; an operator by itself would make a graph of them
+        outputs, _ = problem.forward(namespace, tensors, False)
     return outputs[0] if problem.outputs == 1 else outputs
 
 
@@ -205,13 +206,18 @@ class _InPlace(Function):
         return None, None, *scaled((ready,), upstream, ctx.namespace), *[None] * ctx.others
 
 
+def _has_value(upstream: Tensor) -> bool:
+    """May the value decide what is done? Not a FakeTensor's, which has none, nor one that a mode records (make_fx)."""
+    return type(upstream) is Tensor and not torch._C._len_torch_dispatch_stack()
+
+
 def scaled(gradients: Gradients, upstream: Tensor, namespace: str) -> Gradients:
     """Gradients that nobody else holds, times the upstream gradient of a scalar loss: in place."""
     if not upstream.is_cpu:
         scale_ = getattr(torch.ops, namespace).scale_.default  # reads the factor on the device
         for gradient in gradients:
             scale_(_as_memory(gradient), upstream)
-    elif type(upstream) is not Tensor or upstream.item() != 1.0:  # a FakeTensor has no value
+    elif not _has_value(upstream) or upstream.item() != 1.0:
         for gradient in gradients:
             gradient.mul_(upstream)
     return gradients

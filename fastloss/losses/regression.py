@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.core import torch_losses
-from fastloss.core.arguments import Domain, Hyper, Invalid, Refused
+from fastloss.core.arguments import Domain, Hyper, Invalid, Refused, reduction_of
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import one_dtype, result_dtype, widened
 from fastloss.core.metrics import counted
@@ -148,7 +148,14 @@ def l1_loss(
         >>> l1_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])).item()
         1.0
     """
-    return torch_losses.l1_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
+    how = reduction_of({"size_average": size_average, "reduce": reduce}, reduction)
+    if weight is None or weight.size() != input.size() or how not in ("none", "mean", "sum"):
+        return torch_losses.l1_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
+    # torch (2.13) loses the weight where a TorchFunctionMode is active: under torch.export for one
+    losses = torch_losses.l1_loss(input, target, reduction="none") * weight
+    if how == "none":
+        return losses
+    return losses.sum() / weight.sum() if how == "mean" else losses.sum()
 
 
 def _one_dtype(arguments: dict[str, Any]) -> dict[str, Any] | Refused:

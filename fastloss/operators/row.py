@@ -30,6 +30,7 @@ from torch import Tensor
 
 from fastloss.core.arguments import accumulator_dtype
 from fastloss.core.registry import BY_KERNEL
+from fastloss.operators.batch import one_by_one
 
 NONE, MEAN, SUM = 0, 1, 2
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
@@ -139,15 +140,13 @@ META: dict[str, Any] = {
 # ------------------------------------------------------------------------------------------ vmap
 #
 # A batch of calls is one call with more rows: (B, rows, C) is (B * rows, C). Only what depends on a whole call, the
-# mean's denominator, is formed per batch entry.
+# mean's denominator, is formed per batch entry. Calls with class weights of their own are made one by one.
 
 
 class _Batch:
     """Operands of B calls of a row operator, flattened into those of one call."""
 
     def __init__(self, info: Any, in_dims: Any, logits: Any, target: Any, weight: Tensor | None):
-        if in_dims[2] is not None:
-            raise NotImplementedError("fastloss: vmap over the class weights; map over them in a Python loop instead")
         self.size = info.batch_size
         self.weight = weight
         self.logits = self.flat(logits, in_dims[0])
@@ -184,6 +183,9 @@ class _Batch:
 
 def vmap_rules(ops: Any) -> dict[str, Any]:
     def row_forward(info, in_dims, logits, target, weight, loss, parameters, ignore_index, reduction):
+        if in_dims[2] is not None:
+            how = (loss, parameters, ignore_index, reduction)
+            return one_by_one(ops.row_forward, info, in_dims, logits, target, weight, *how)
         batch = _Batch(info, in_dims, logits, target, weight)
         rows, state = ops.row_forward(batch.logits, batch.target, weight, loss, parameters, ignore_index, NONE)
         losses, state = batch.split(rows), batch.split(state)
@@ -194,6 +196,9 @@ def vmap_rules(ops: Any) -> dict[str, Any]:
         return (losses, state), (0, 0)
 
     def row_backward(info, in_dims, grad_loss, logits, target, weight, state, loss, parameters, ignore_index):
+        if in_dims[3] is not None:
+            how = (loss, parameters, ignore_index)
+            return one_by_one(ops.row_backward, info, in_dims, grad_loss, logits, target, weight, state, *how)
         batch = _Batch(info, in_dims[1:4], logits, target, weight)
         grad = ops.row_backward(
             batch.flat_rows(grad_loss, in_dims[0]),
@@ -208,6 +213,9 @@ def vmap_rules(ops: Any) -> dict[str, Any]:
         return grad.unflatten(0, (batch.size, -1)), 0
 
     def row_forward_backward(info, in_dims, logits, target, weight, loss, parameters, ignore_index, reduction):
+        if in_dims[2] is not None:
+            how = (loss, parameters, ignore_index, reduction)
+            return one_by_one(ops.row_forward_backward, info, in_dims, logits, target, weight, *how)
         batch = _Batch(info, in_dims, logits, target, weight)
         rows, state = ops.row_forward(batch.logits, batch.target, weight, loss, parameters, ignore_index, NONE)
         losses = batch.split(rows).sum(-1)
@@ -219,6 +227,8 @@ def vmap_rules(ops: Any) -> dict[str, Any]:
         return (losses * factor, grad.unflatten(0, (batch.size, -1))), (0, 0)
 
     def row_statistics(info, in_dims, logits, second, target, weight, *how):
+        if in_dims[3] is not None:
+            return one_by_one(ops.row_statistics, info, in_dims, logits, second, target, weight, *how)
         batch = _Batch(info, (in_dims[0], *in_dims[2:4]), logits, target, weight)
         second = batch.flat(second, in_dims[1])
         return batch.split(ops.row_statistics(batch.logits, second, batch.target, weight, *how)), 0
@@ -232,6 +242,9 @@ def vmap_rules(ops: Any) -> dict[str, Any]:
         return batch.split(ops.row_outputs(batch.flat_rows(statistics, in_dims[0]), batch.target, *how)), 0
 
     def row_gradient(info, in_dims, upstream, statistics, logits, second, target, weight, *how):
+        if in_dims[5] is not None:
+            tensors = (upstream, statistics, logits, second, target, weight)
+            return one_by_one(ops.row_gradient, info, in_dims, *tensors, *how)
         batch = _Batch(info, (in_dims[2], *in_dims[4:6]), logits, target, weight)
         upstream, statistics = (
             batch.flat_rows(x, dim) for x, dim in zip((upstream, statistics), in_dims, strict=False)

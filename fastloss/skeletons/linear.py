@@ -23,7 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss.core.arguments import SMALL_ON_CPU, Empty, Invalid, Refused, Signature, autocast_applies, check_range
+from fastloss.core.arguments import (
+    SMALL_ON_CPU,
+    Empty,
+    Invalid,
+    Refused,
+    Signature,
+    autocast_applies,
+    check_range,
+    readable,
+)
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted, scaled
 from fastloss.core.dtypes import without_autocast
 from fastloss.core.registry import LOSSES
@@ -74,9 +83,7 @@ class LinearProblem(NamedTuple):
     ) -> Gradients:
         """`state`: for reduction none, the gradients for upstream gradients of 1, if they were made in forward."""
         *_, o = self._operands(tensors)
-        # a FakeTensor has no value, and torch.compile does not look at one
-        has_values = upstream.is_cpu and type(upstream) is Tensor and not torch.compiler.is_compiling()
-        common = _common_value(upstream, o) if has_values and not self.reduced else None
+        common = _common_value(upstream, o) if readable(upstream) and not self.reduced else None
         if common is not None:
             if not state:
                 _, state = self._walk(namespace, tensors, self.wanted, None)

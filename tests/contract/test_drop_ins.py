@@ -120,7 +120,7 @@ def same(ours: Any, torchs: Any, dtype: torch.dtype = torch.float32) -> None:
 @pytest.mark.parametrize("size_average", [None, True, False])
 @pytest.mark.parametrize("reduce", [None, True, False])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_deprecated_arguments(loss, size_average, reduce, reduction, backend, device):
+def test_deprecated_arguments_of_drop_ins(loss, size_average, reduce, reduction, backend, device):
     if not loss.legacy:
         pytest.skip("torch's does not take them")
     tensors = {name: x.to(device) for name, x in loss.make((7, 5)).items()}
@@ -193,7 +193,7 @@ def test_exception_types(loss, what, backend):
 @pytest.mark.parametrize("second", DTYPES, ids=str)
 @pytest.mark.parametrize("first", DTYPES, ids=str)
 @drop_ins
-def test_mixed_dtypes(loss, first, second):
+def test_mixed_dtypes_of_drop_ins(loss, first, second):
     """Above the size up to which torch answers: the kernels take what they can, the rest is torch's."""
     tensors = loss.make((5000,))
     target = list(tensors)[-1] if "var" not in tensors else "target"
@@ -242,7 +242,7 @@ def outcome_with_backward(function: Any, tensors: Any, differentiable: Any, **op
     [((4, 1), (1, 5)), ((3, 1, 5), (3, 4, 5)), ((5,), (4, 5)), ((), ()), ((), (3,)), ((0,), (0,)), ((0, 3), (1, 3))],
     ids=str,
 )
-def test_broadcasting(loss, shapes, reduction, backend, device):
+def test_broadcasting_of_drop_ins(loss, shapes, reduction, backend, device):
     tensors = {name: loss.make(shapes[name == "target"])[name] for name in loss.make(())}
     tensors = {name: x.to(device) for name, x in tensors.items()}
     with fastloss.backend(backend):
@@ -330,7 +330,7 @@ SPECIAL = torch.tensor([0.0, -0.0, 1.0, -1.0, 0.5, 2.0, -2.5, 30.0, -30.0, INF, 
 @pytest.mark.parametrize(
     "loss", [x for x in DROP_INS if "binary" not in x.name and x.name != "soft_margin_loss"], ids=str
 )
-def test_special_values(loss, backend, device):
+def test_special_values_of_drop_ins(loss, backend, device):
     first, second = (x.reshape(-1).contiguous() for x in torch.meshgrid(SPECIAL, SPECIAL, indexing="ij"))
     tensors = dict.fromkeys(loss.make(()), first)
     tensors["target"] = second
@@ -389,7 +389,7 @@ MODULES: dict[str, tuple[dict[str, Any], ...]] = {
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_modules(name):
+def test_modules_of_drop_ins(name):
     import inspect
 
     ours, torchs = getattr(fastloss, name), getattr(torch.nn, name)

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from contract_table import CONTRACT
+from contract.table import CONTRACT
 from support import BACKENDS, SEED, assert_close
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
@@ -193,7 +193,7 @@ def test_samples(op, backend, device, count):
 
 @lanes
 @every_op
-def test_errors(op, backend, device, count):
+def test_errors_of_torchs_samples(op, backend, device, count):
     """Torch's exceptions, with torch's messages."""
     if op.error_inputs_func is None:
         return  # torch has none; the table shows a dash
@@ -282,7 +282,7 @@ def test_derivatives(op, backend, device, count):
 
 @pytest.mark.parametrize("info", MODULES, ids=lambda info: info.module_cls.__name__)
 @pytest.mark.parametrize(("backend", "device"), [lane for lane in LANES if dtypes_of(*lane) == DTYPES])
-def test_modules(info, backend, device, count):
+def test_modules_of_torchs_samples(info, backend, device, count):
     """Values, gradients, repr, state, pickle and deepcopy of a Module, made and called with ModuleInfo's inputs."""
     name = info.module_cls.__name__
     kind = getattr(fastloss.nn, name)

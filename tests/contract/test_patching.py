@@ -46,7 +46,7 @@ def test_patch_and_unpatch():
     assert not replaced()
 
 
-def test_blocks():
+def test_blocks_of_patches():
     with fastloss.patched():
         with fastloss.patched():
             assert replaced() == set(NAMES)
@@ -82,7 +82,7 @@ def test_what_another_library_puts_there_meanwhile_stays():
     F.mse_loss = TORCHS["mse_loss"]
 
 
-def test_threads():
+def test_threads_with_patches():
     """Blocks of several threads overlap; the last one to leave restores."""
     wrong: list[str] = []
     start = threading.Barrier(8)

@@ -72,7 +72,7 @@ def test_functions(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_modules(name):
+def test_signatures_of_modules(name):
     torchs = getattr(torch.nn, name, None) or getattr(torchs_modules, name)
     for namespace in (fastloss, fastloss.nn):
         assert name in namespace.__all__

@@ -84,7 +84,7 @@ def _reordered(x: Tensor) -> Tensor:
 @drop_ins
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("reduction", ["none", "sum"])
-def test_layouts(loss, layout, reduction, backend):
+def test_layouts_as_torch(loss, layout, reduction, backend):
     tensors = LAYOUTS[layout](loss)
     expected = derivative(loss.torchs, loss, tensors, loss.differentiable, reduction=reduction)
     with fastloss.backend(backend):
@@ -259,7 +259,7 @@ def test_batched_gradients(loss, backend):
 
 @drop_ins
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_autocast(loss, dtype):
+def test_autocast_as_torch(loss, dtype):
     """Dtypes of values and gradients under autocast: torch's rules."""
     tensors = loss.make(dtype=dtype)
     results = []
@@ -558,7 +558,7 @@ def test_functions_pickle_by_name():
         assert pickle.loads(pickle.dumps(function)) is function
 
 
-def test_threads():
+def test_threads_at_once():
     """Several threads at once, each with a backend of its own, over all losses: the same bits as in one thread."""
     cases = [(loss, loss.make()) for loss in DROP_INS]
     expected = [derivative(loss.ours, loss, tensors, loss.differentiable) for loss, tensors in cases]

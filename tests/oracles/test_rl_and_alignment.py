@@ -498,7 +498,7 @@ INVALID = [
 
 @pytest.mark.parametrize(("name", "wrong"), INVALID, ids=str)
 @pytest.mark.parametrize("backend", ["reference", "auto"])
-def test_errors(backend, name, wrong):
+def test_errors_of_rl_and_alignment(backend, name, wrong):
     loss, tensors, options = calls(torch.float32, "cpu")[name]
     complaint = "must|not a valid|not a kind|no label smoothing|out of range|no meaning"
     with fastloss.backend(backend), pytest.raises(ValueError, match=complaint):

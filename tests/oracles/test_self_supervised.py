@@ -78,6 +78,6 @@ def test_autocast_computes_in_float32():
 
 
 @pytest.mark.parametrize("shapes", [((3, 4), (3, 5)), ((1, 4), (1, 4)), ((4,), (4,)), ((2, 3, 4), (2, 3, 4))], ids=str)
-def test_errors(shapes):
+def test_errors_of_self_supervised(shapes):
     with pytest.raises(ValueError, match="z_a and z_b"):
         fastloss.vicreg_loss(*(torch.zeros(shape) for shape in shapes))

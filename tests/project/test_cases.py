@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from pathlib import Path
+
 import pytest
 import torch
 from cases import CASES, ONE_OF_EACH, TABLES, Case
@@ -53,3 +57,24 @@ def test_every_tensor_of_a_signature_is_in_a_case(case: Case) -> None:
 @pytest.mark.parametrize("family", TABLES)
 def test_a_case_is_in_the_file_of_its_family(family: str) -> None:
     assert {case.family for case in TABLES[family]} == {family}
+
+
+def test_modules_are_public_where_their_functions_are() -> None:
+    for name in fastloss.nn.__all__:
+        assert getattr(fastloss, name) is getattr(fastloss.nn, name)
+
+
+TESTS = Path(__file__).parent.parent
+
+
+def test_a_laws_name_occurs_once() -> None:
+    """Whoever reads a failure finds its law by the name; and a law that is written again is one that should have run
+    over more cases."""
+    files = [file for pattern in ("test_*.py", "lane_*.py") for file in TESTS.rglob(pattern)]
+    names = Counter(name for file in files for name in re.findall(r"^def (test_\w+)\(", file.read_text(), re.M))
+    assert len(names) > 300
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_tests_are_in_the_folder_of_their_kind() -> None:
+    assert list(TESTS.glob("test_*.py")) == []

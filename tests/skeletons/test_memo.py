@@ -177,7 +177,7 @@ def test_the_number_of_plans_is_bounded(monkeypatch):
     assert known.get(10 * memo._CAPACITY - 1) is not None
 
 
-def test_threads():
+def test_threads_share_the_memo():
     pairs = [(normal(n), normal(n, grad=False)) for n in range(1, 20)]
     with fastloss.backend("reference"):
         expected = [fastloss.expectile_loss(*pair, 0.4) for pair in pairs]

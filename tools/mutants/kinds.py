@@ -18,14 +18,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DECLARED = runpy.run_path(str(ROOT / "tests" / "lanes" / "triton" / "laws.py"))
 QUICK_LAWS = (
-    "(kernels_agree and not bfloat16 and not float16) or bits or special or ignored or inplace or range or edges or "
-    "test_softmax_focal"
+    "skeleton_row and (kernels_agree and not bfloat16 and not float16 or bits) or special or ignored or inplace or "
+    "range or edges or test_softmax_focal"
 )
-ROW_LAWS = ("test_laws.py", "test_cross_entropy.py", "test_softmax_focal.py")
-POINTWISE_VALUES = "kernels_agree or masks or terms or layouts or broadcasting or tiles"
+FOCAL = "skeletons/test_softmax_focal.py"
+SKELETONS = ("skeletons/test_cross_entropy.py", FOCAL)
+ROW_LAWS = ("laws/test_values.py", "laws/test_bits.py", *SKELETONS)
+ALL_LAWS = ("laws/test_values.py", "laws/test_gradients.py", "laws/test_bits.py", "laws/test_layouts.py",
+            "laws/test_masks.py", "laws/test_metrics.py", "laws/test_autocast.py")  # fmt: skip
+POINTWISE_FILES = ("laws/test_values.py", "laws/test_masks.py", "laws/test_metrics.py", "laws/test_layouts.py",
+                   "skeletons/test_pointwise.py")  # fmt: skip
+POINTWISE_VALUES = (
+    "skeleton_pointwise and (kernels_agree or masks or terms or layouts or broadcasting) or several_tiles"
+)
 FUNCTORS = ("lanes/cpu/test_pointwise_functors_supervised.py", "lanes/cpu/test_pointwise_functors_policies.py")
 POINTWISE_ORACLES = ("oracles/test_supervised.py", "oracles/test_rl_and_alignment.py")
-PAIRS_LAWS = "agree or sizes or special or mixed or not_there or layouts or bits"
+OUTER_FILES = ("laws/test_values.py", "laws/test_masks.py", "laws/test_layouts.py", "laws/test_bits.py",
+               "skeletons/test_outer.py")  # fmt: skip
+OUTER_LAWS = "skeleton_outer and (agree or masks or layouts or bits) or sizes or special or mixed"
 NO_TRANSFORMS = "not compile and not transforms and not opcheck and not gradcheck"  # seconds each, and no kernel's own
 # Assertions as they stand: pytest would rewrite those of hypothesis, too, in 2.5 of 4 s of a short lane.
 OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "--assert=plain", "--tb=line", "-W", "ignore")
@@ -71,6 +81,17 @@ def copied() -> Lane:
 
 def interpreted(name: str, file: str, *options: str) -> Lane:
     return Lane(name, (*PYTEST, f"{file}.py", *options), "tests/lanes/triton", (("TRITON_INTERPRET", "1"),))
+
+
+def interpreted_laws(name: str, files: str, chosen: str) -> Lane:
+    first, *more = (f"../../{file}" for file in DECLARED[files])
+    return interpreted(name, first.removesuffix(".py"), *more, "-k", chosen)
+
+
+def of(skeleton: str) -> str:
+    """What -k takes of files with laws of all skeletons, and of files without laws, but nothing that is slow."""
+    others = {"row", "pointwise", "outer", "similarity", "linear"} - {skeleton}
+    return " and ".join([*(f"not skeleton_{other}" for other in sorted(others)), NO_TRANSFORMS])
 
 
 def emulated(name: str, lane: str, library: str, *arguments: str) -> Lane:
@@ -210,7 +231,7 @@ KINDS = {
         (
             ninja("_cpu.so"),
             Lane("laws", (*PYTEST, *ROW_LAWS, "-k", QUICK_LAWS)),
-            Lane("all", (*PYTEST, *ROW_LAWS, "oracles/test_properties.py", "-k", NO_TRANSFORMS)),
+            Lane("all", (*PYTEST, *ALL_LAWS, *SKELETONS, "oracles/test_properties.py", "-k", of("row"))),
             sanitized(*ROW_LAWS, "-k", QUICK_LAWS),
         ),
         "cpu",
@@ -280,9 +301,9 @@ KINDS = {
             ninja("_host.*.so"),
             Lane("functors", (*PYTEST, *FUNCTORS)),
             ninja("_cpu.so"),
-            Lane("laws", (*PYTEST, "test_softmax_focal.py", "test_pointwise.py", "-k", f"focal or {POINTWISE_VALUES}")),
+            Lane("laws", (*PYTEST, FOCAL, *POINTWISE_FILES, "-k", f"test_softmax_focal or {POINTWISE_VALUES}")),
             Lane("oracles", (*PYTEST, *POINTWISE_ORACLES)),
-            sanitized("test_pointwise.py", "-k", POINTWISE_VALUES),
+            sanitized(*POINTWISE_FILES, "-k", POINTWISE_VALUES),
         ),
         "cpu",
     ),
@@ -291,11 +312,11 @@ KINDS = {
         CXX_ARITHMETIC,
         (
             ninja("_cpu.so"),
-            Lane("laws", (*PYTEST, "test_pointwise.py", "-k", POINTWISE_VALUES)),
-            Lane("all", (*PYTEST, "test_pointwise.py", *POINTWISE_ORACLES, "-k", NO_TRANSFORMS)),
+            Lane("laws", (*PYTEST, *POINTWISE_FILES, "-k", POINTWISE_VALUES)),
+            Lane("all", (*PYTEST, *ALL_LAWS, *POINTWISE_FILES[-1:], *POINTWISE_ORACLES, "-k", of("pointwise"))),
             Lane("drop-ins", (*PYTEST, "contract/test_drop_ins.py")),
             # The tiles are those of the losses over pairs, too.
-            sanitized("test_pointwise.py", "test_pairs.py", "-k", f"{POINTWISE_VALUES} or sizes"),
+            sanitized(*POINTWISE_FILES, "skeletons/test_outer.py", "-k", f"{POINTWISE_VALUES} or sizes"),
         ),
         "cpu",
     ),
@@ -328,7 +349,7 @@ KINDS = {
             copied(),
             interpreted("skeleton", "lane_pointwise"),
             interpreted("losses", "lane_pointwise_losses"),
-            interpreted("laws", "../../test_pointwise", "-k", DECLARED["POINTWISE_LAWS"]),
+            interpreted_laws("laws", "POINTWISE_FILES", DECLARED["POINTWISE_LAWS"]),
             Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and pointwise and sm_90")),
         ),
         "cpu",
@@ -339,7 +360,7 @@ KINDS = {
         (
             copied(),
             interpreted("losses", "lane_pointwise_losses"),
-            interpreted("laws", "../../test_pointwise", "-k", DECLARED["POINTWISE_LAWS"]),
+            interpreted_laws("laws", "POINTWISE_FILES", DECLARED["POINTWISE_LAWS"]),
             Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "every_loss_compiles")),
         ),
         "cpu",
@@ -349,9 +370,9 @@ KINDS = {
         CXX_ARITHMETIC,
         (
             ninja("_cpu.so"),
-            Lane("laws", (*PYTEST, "test_pairs.py", "-k", PAIRS_LAWS)),
-            Lane("all", (*PYTEST, "test_pairs.py", "-k", NO_TRANSFORMS)),
-            sanitized("test_pairs.py", "-k", PAIRS_LAWS),
+            Lane("laws", (*PYTEST, *OUTER_FILES, "-k", OUTER_LAWS)),
+            Lane("all", (*PYTEST, *ALL_LAWS, *OUTER_FILES[-1:], "-k", of("outer"))),
+            sanitized(*OUTER_FILES, "-k", OUTER_LAWS),
         ),
         "cpu",
     ),
@@ -376,7 +397,7 @@ KINDS = {
         TRITON_ARITHMETIC,
         (
             copied(),
-            interpreted("laws", "../../test_pairs", "-k", DECLARED["PAIRS_LAWS"]),
+            interpreted_laws("laws", "OUTER_FILES", DECLARED["OUTER_LAWS"]),
             Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and outer and sm_90")),
         ),
         "cpu",
@@ -390,8 +411,12 @@ KINDS = {
         TRITON_ARITHMETIC,
         (
             copied(),
-            interpreted("laws", "../../test_pairwise", "-k", DECLARED["PAIRWISE_PATHS"]),
-            interpreted("all laws", "../../test_pairwise", "-k", "triton and (kernels_agree or large or nothing)"),
+            interpreted_laws("laws", "SIMILARITY_FILES", DECLARED["SIMILARITY_PATHS"]),
+            interpreted_laws(
+                "all laws",
+                "SIMILARITY_CORNERS",
+                "triton and (skeleton_similarity and kernels_agree or large_similarities or nothing_that_counts)",
+            ),
             Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and similarity and sm_90")),
         ),
         "cpu",

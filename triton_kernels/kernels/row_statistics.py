@@ -105,6 +105,7 @@ def dense_mass(LOSS: tl.constexpr, c, soft, weight, column, in_row, mask, A: tl.
 @triton.jit(
     do_not_specialize=[
         "rows", "classes", "positions", "blocks", "strides", "first_class", "all_classes", "ignore_index",
+        "c",
     ],
 )  # fmt: skip
 def row_statistics_kernel(
@@ -320,7 +321,7 @@ def index_share(LOSS: tl.constexpr, c, s, HAS_INDEX: tl.constexpr):
     return mass, linear, weight, index_mass
 
 
-@triton.jit(do_not_specialize=["rows", "ignore_index"])
+@triton.jit(do_not_specialize=["rows", "ignore_index", "c"])
 def row_outputs_kernel(
     statistics, target, outputs, rows, ignore_index, c,
     LOSS: tl.constexpr, COUNT: tl.constexpr, OUTPUTS: tl.constexpr, ROWS: tl.constexpr,
@@ -346,6 +347,7 @@ def row_outputs_kernel(
 @triton.jit(
     do_not_specialize=[
         "rows", "classes", "positions", "blocks", "strides", "first_class", "all_classes", "ignore_index",
+        "c",
     ],
 )  # fmt: skip
 def row_gradient_kernel(

@@ -31,14 +31,16 @@ RUNTIMES = [runtime("libasan.so"), runtime("libubsan.so")]
 # What the sanitizers should see: every path of the kernels on every layout; values are checked on the way.
 # The pointwise functors are all in kernels_agree; mixed_dtypes reads and writes the tiles of every pair of dtypes.
 LAWS = (
-    "kernels_agree or layouts or special_values or inplace_overwrites or (broadcasting and not drop_ins) or masks or "
-    "(terms and not transforms) or domains_in_tensors or everything_masked_out or empty_as_torch or "
-    "(same_bits and (cross_entropy or huber_loss)) or (mixed_dtypes and mse_loss) or test_weighted or "
-    "(test_pairs and (sizes or not_there))"
+    "((kernels_agree or layouts) and not skeleton_similarity and not skeleton_linear) or special_values or "
+    "inplace_overwrites or (broadcasting and not drop_ins) or masks or (terms and not transforms) or "
+    "domains_in_tensors or everything_masked_out or empty_as_torch or "
+    "(same_bits and (skeleton_row or skeleton_pointwise) and (cross_entropy or huber_loss)) or "
+    "(mixed_dtypes and mse_loss) or test_weighted or (test_outer and sizes)"
 )
 FILES = (
-    "test_laws.py", "test_cross_entropy.py", "test_pointwise.py", "contract/test_drop_ins.py",
-    "oracles/test_supervised.py", "test_pairs.py",
+    "laws/test_values.py", "laws/test_layouts.py", "laws/test_masks.py", "laws/test_metrics.py", "laws/test_bits.py",
+    "skeletons/test_cross_entropy.py", "skeletons/test_outer.py", "contract/test_drop_ins.py",
+    "oracles/test_supervised.py",
 )  # fmt: skip
 
 
@@ -110,7 +112,7 @@ def test_the_sanitizer_notices():
 @pytest.mark.parametrize("instruction_set", ["", "baseline"], ids=["best", "baseline"])
 def test_kernels_under_sanitizers(instruction_set: str, lane_ran: Callable[[str, int], None]) -> None:
     # double has no vector instructions in any build of the pointwise and pairs kernels, so the best one's will do
-    laws = LAWS if not instruction_set else f"({LAWS}) and not (float64 and (test_pointwise or test_pairs))"
+    laws = LAWS if not instruction_set else f"({LAWS}) and not (float64 and (skeleton_pointwise or skeleton_outer))"
     command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", *FILES, "-k", laws)
     result = sanitized(*command, instruction_set=instruction_set)
     report = result.stdout[-1500:] + result.stderr[-4000:]

@@ -79,7 +79,9 @@ def test_lanes(shape: tuple[int, ...], dtype: torch.dtype, soft: bool) -> None:
 
 
 @pytest.mark.parametrize(("shape", "dtype", "device", "soft", "expected"), BLOCKS)
-def test_blocks(shape: tuple[int, ...], dtype: torch.dtype, device: Device, soft: bool, expected: Shape) -> None:
+def test_shapes_of_blocks(
+    shape: tuple[int, ...], dtype: torch.dtype, device: Device, soft: bool, expected: Shape
+) -> None:
     problem(shape, dtype, device, soft).fused(NONE)
     assert last() == expected
 
@@ -108,7 +110,7 @@ def test_columns(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(("length", "blocks"), [(4096, 1), (4097, 2)])
-def test_scale(length: int, blocks: int) -> None:
+def test_launch_of_scale(length: int, blocks: int) -> None:
     emulated.scale(torch.ones(1, length), torch.tensor(2.0))
     assert last().blocks == blocks
 

@@ -30,7 +30,7 @@ def problem(rows: int, sources: int, targets: int, dtype: torch.dtype = torch.fl
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_sizes(size: tuple[int, int, int]) -> None:
+def test_outer_sizes(size: tuple[int, int, int]) -> None:
     for schedule in emulated.COMPARED_SCHEDULES:
         emulated.set_schedule(schedule, pairs.BUILD)
         problem(*size).check()
@@ -62,7 +62,7 @@ def test_losses(loss: str, kappa: float) -> None:
 @pytest.mark.parametrize(
     ("dtype", "target"), [*zip(DTYPES, DTYPES, strict=True), *zip(DTYPES, DTYPES[::-1], strict=True)], ids=str
 )
-def test_dtypes(dtype: torch.dtype, target: torch.dtype) -> None:
+def test_outer_dtypes(dtype: torch.dtype, target: torch.dtype) -> None:
     p = problem(2, 37, 21, dtype)
     p.target = p.target.to(target)
     p.tau = p.tau.to(dtype if dtype.itemsize > 2 else torch.float32)

@@ -15,7 +15,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("reduce", [True, False])
-def test_paths(reduce: bool) -> None:
+def test_outer_paths(reduce: bool) -> None:
     """Two tiles of sources and two of targets, in an order of the threads that is as random as can be."""
     emulated.set_schedule((2, 1), pairs.BUILD)
     generator = torch.Generator().manual_seed(1)

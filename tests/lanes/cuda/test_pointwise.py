@@ -92,7 +92,7 @@ def test_table_is_complete() -> None:
 
 @pytest.mark.parametrize("kind", ["float32", "mixed", "float64"])
 @pytest.mark.parametrize("loss", all_losses())
-def test_every_loss(loss: str, kind: str) -> None:
+def test_every_pointwise_loss(loss: str, kind: str) -> None:
     p = problem(loss, dtype=torch.float64 if kind == "float64" else torch.float32, weight=True, scale=True)
     p = mixed(p) if kind == "mixed" else p
     assert p.elements.loss.isfinite().all()
@@ -119,7 +119,7 @@ def test_schedules(loss: str, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("target", DTYPES)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_dtypes(dtype: torch.dtype, target: torch.dtype) -> None:
+def test_pointwise_dtypes(dtype: torch.dtype, target: torch.dtype) -> None:
     """Of two operands and a weight; the losses in every dtype."""
     generator = generator_of(dtype, target)
     for shape in ((2, 1030), (64,), (9,)):
@@ -177,7 +177,7 @@ def layouts() -> dict[str, Callable[[Tensor], Tensor]]:
 
 @pytest.mark.parametrize("whole", ["contiguous", "channels_last", "misaligned"])
 @pytest.mark.parametrize("layout", list(layouts()))
-def test_layouts(layout: str, whole: str) -> None:
+def test_pointwise_layouts(layout: str, whole: str) -> None:
     """One operand in each layout beside another; the same of the weight and of the upstream gradient."""
     generator = generator_of(layout, whole)
     for dtype, other in ((torch.float32, torch.float32), (torch.bfloat16, torch.uint8), (torch.float64, torch.int64)):
@@ -222,7 +222,7 @@ def test_a_line_comes_in_packs_but_for_its_end() -> None:
 @pytest.mark.parametrize(
     "dtypes", [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.float32, torch.bfloat16)], ids=str
 )
-def test_accesses_of_a_warp_are_one_stretch(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+def test_pointwise_accesses_of_a_warp_are_one_stretch(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     """Every byte of every sector that is moved is used: what no value shows, and a GPU only by being slow."""
     generator = generator_of("stretch", dtypes)
     p = Problem(HUBER, [values((2, 2048), dtype, generator) for dtype in dtypes], [0.3])
@@ -432,7 +432,7 @@ def mapped(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype)
     ("shape", "strides"),
     [((3, 300), (1_500_000_007, 1)), ((3, 304), (1_500_000_008, 1)), ((2, 3, 5), (1_500_000_007, 700_000_001, 1))],
 )
-def test_offsets_beyond_2_31(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_pointwise_offsets_beyond_2_31(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> None:
     generator = generator_of(shape, dtype)
     far = mapped(shape, strides, dtype).copy_(values(shape, dtype, generator))
     p = Problem(HUBER, [far, values(shape, dtype, generator)], [0.3])
@@ -466,7 +466,7 @@ def test_more_chunks_than_blocks(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "status"), [("loss", b"no_such_loss", -1), ("parameter_count", 3, -2), ("operand_count", 3, -5)]
 )
-def test_unknown_calls_are_refused(field: str, value: object, status: int) -> None:
+def test_unknown_pointwise_calls_are_refused(field: str, value: object, status: int) -> None:
     p = problem(HUBER, (5,))
     call = p.call()
     setattr(call, field, value)

@@ -25,7 +25,7 @@ pytestmark = [
         ("ppo_loss", (30, 41), torch.float32),
     ],
 )
-def test_paths(loss: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_pointwise_paths(loss: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     seed = 1
     print(f"seed {seed}")
     emulated.set_schedule((2, seed), pointwise.BUILD)

@@ -23,7 +23,7 @@ SMALL_CLUSTERS = Device(90, 4, 8192, 2 * (2048 + 3072), GRID, None)
     [((10, 45), H100), ((2, 1100), H100), ((2, 1100), SMALL_CLUSTERS), ((2, 1100), TWO_READS), ((2, 40, 20), H100)],
     ids=["lanes", "block", "cluster", "two_reads", "class_stride"],
 )
-def test_paths(shape: tuple[int, ...], device: Device, padding: int, soft: bool) -> None:
+def test_row_paths(shape: tuple[int, ...], device: Device, padding: int, soft: bool) -> None:
     seed = 1
     print(f"seed {seed}")
     torch.manual_seed(seed)
@@ -41,7 +41,7 @@ def test_paths(shape: tuple[int, ...], device: Device, padding: int, soft: bool)
     p.backward(torch.ones(rows), state)
 
 
-def test_scale() -> None:
+def test_races_of_scale() -> None:
     emulated.set_schedule((2, 1))
     x = torch.randn(3, 3000)
     expected = x * 0.5

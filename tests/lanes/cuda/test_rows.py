@@ -181,7 +181,7 @@ SPECIAL_SHAPES = [((6, 40), H100), ((6, 1500), H100), ((6, 1500), CLUSTERS), ((6
 @pytest.mark.parametrize("options", ["plain", "smoothing", "soft"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "device"), SPECIAL_SHAPES)
-def test_special_values(shape: tuple[int, ...], device: Device, dtype: torch.dtype, options: str) -> None:
+def test_special_values_of_rows(shape: tuple[int, ...], device: Device, dtype: torch.dtype, options: str) -> None:
     """Rows: all -inf, many -inf, one NaN, one +inf, an ignored one with both, the lowest finite number."""
     p = problem(shape, dtype, options, device, ignore=False)
     rows = p.logits if len(shape) == 2 else p.logits[0].T

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import row_cases as cases
 import torch
+from cases.classification import cross_entropy_oracle
 from lanes.gpu.gpu_machine import DEVICE, REHEARSAL, backends, needed, poison, random_index, random_logits
 from support import DTYPES, assert_close, value_and_grad
 from torch import Tensor
@@ -37,9 +37,7 @@ def check(backend: str, logits: Tensor, target: Tensor, options: dict[str, Any],
         upstream = None
         if reduction == "none":
             upstream = random_logits(f"{what} upstream", logits.shape[0], dtype=logits.dtype)
-        expected, expected_grad = value_and_grad(
-            cases.cross_entropy_oracle, (logits.double(), wide), keywords, upstream
-        )
+        expected, expected_grad = value_and_grad(cross_entropy_oracle, (logits.double(), wide), keywords, upstream)
         poison(logits.nbytes)
         with fastloss.backend(backend):
             value, grad = value_and_grad(fastloss.cross_entropy, (logits, target), keywords, upstream)
@@ -97,7 +95,7 @@ def test_classes_that_do_not_lie_side_by_side(backend: str, dtype: torch.dtype, 
     target = random_index(name, shape[1], shape[0], *shape[2:], ignored=0.2)
     with fastloss.backend(backend):
         value, grad = value_and_grad(fastloss.cross_entropy, (logits, target), EVERYTHING)
-    expected, expected_grad = value_and_grad(cases.cross_entropy_oracle, (logits.double(), target), EVERYTHING)
+    expected, expected_grad = value_and_grad(cross_entropy_oracle, (logits.double(), target), EVERYTHING)
     assert_close(value, expected, dtype)
     assert_close(grad, expected_grad, dtype, "gradient")
 

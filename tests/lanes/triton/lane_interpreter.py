@@ -207,7 +207,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("soft", [False, True], ids=["index", "soft"])
-def test_layouts(layout, dtype, soft):
+def test_layouts_of_row_kernels(layout, dtype, soft):
     shape, offset, strides = LAYOUTS[layout]
     logits, target, weight = make(shape, dtype, soft, weighted=True, seed=4)
     plain = row.row_forward_backward(logits, target, weight, "cross_entropy", EVERYTHING.parameters, IGNORE, MEAN)
@@ -266,7 +266,7 @@ def test_rows_that_share_their_logits():
 
 
 @pytest.mark.parametrize("shape", [(3, 16), (1, 3, 16)], ids=["rows", "classes"])
-def test_offsets_beyond_32_bits(shape):
+def test_offsets_beyond_32_bits_of_row_kernels(shape):
     """3 * 2^30 elements apart, in memory that is reserved and hardly touched."""
     step = 2**30 + 8
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -303,7 +303,7 @@ SPECIAL = {
 @pytest.mark.parametrize("what", SPECIAL)
 @pytest.mark.parametrize("kind", ["index", "smoothing", "soft"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_special_values_as_torch(shape, what, kind, dtype):
+def test_special_values_as_torch_in_triton(shape, what, kind, dtype):
     logits, target, _ = make(shape, dtype, soft=kind == "soft", weighted=False, seed=7)
     logits = torch.nan_to_num(logits)
     if kind == "soft":
@@ -467,7 +467,7 @@ def test_sums(count, dtype):
     ids=str,
 )  # fmt: skip
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_scale(shape, strides, dtype):
+def test_scale_in_triton(shape, strides, dtype):
     values = torch.randn(shape, generator=torch.Generator().manual_seed(12)).to(dtype)
     tensor = values.clone() if strides is None else embed(values, 0, strides)
     for factor in (0.3, 1.0, -2.0, math.nan):
@@ -501,12 +501,19 @@ def test_tanh(dtype):
     assert y[:4000].equal(-y[-4000:])  # odd
 
 
-def test_a_constant_survives_the_trip_as_three_floats():
-    numbers = [0.0, 1 / 3, 0.1, 1e-30, 30.0, 2.0**-149, *(random.Random(13).uniform(-100, 100) for _ in range(200))]
-    for number in numbers:
-        pieces = coefficients.float32_pieces(number)
-        assert all(float(np.float32(piece)) == piece for piece in pieces)
-        assert sum(reversed(pieces)) == number
+@triton.jit
+def numbers_kernel(numbers, output):
+    for k in tl.static_range(len(numbers)):
+        tl.store(output + k, coefficients.number(numbers[k], tl.float64))
+
+
+def test_a_double_survives_the_trip():
+    random_numbers = random.Random(13)
+    numbers = [0.0, -0.0, 1 / 3, -0.1, 1e-30, 2.0**-149, 5e-324, 1e300, -INF]
+    numbers += [random_numbers.uniform(-100, 100) for _ in range(20)]
+    output = torch.empty(len(numbers), dtype=torch.float64)
+    numbers_kernel[(1,)](coefficients.kernel_numbers(tuple(numbers), torch.float64), output)
+    assert output.equal(torch.tensor(numbers, dtype=torch.float64))
 
 
 def test_what_the_kernels_cannot_read_is_refused():

@@ -82,7 +82,7 @@ def check_gradients(call: Call, gradients: list[Tensor], expected: list[Tensor])
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("count", [1, 3, 517, 2051, 4096])
-def test_sizes(count, dtype):
+def test_sizes_of_pointwise_kernels(count, dtype):
     check(Call([normal(count, dtype=dtype), normal(count, dtype=dtype, seed=1)], **HUBER))
     operands = [normal(count, dtype=dtype, seed=seed) for seed in range(3)]
     check(Call(operands, **EVERYTHING, weight=normal(count, seed=3) > 0, masked=True, factor=0.3))
@@ -93,7 +93,7 @@ MIXES = [(BF16, F32), (F32, BF16), (F32, F64), (F16, F64), (BF16, F16), (F16, to
 
 
 @pytest.mark.parametrize("dtypes", MIXES, ids=str)
-def test_mixed_dtypes(dtypes):
+def test_mixed_dtypes_of_pointwise_kernels(dtypes):
     operands = [(3 * normal(1003, seed=seed)).abs().to(dtype) for seed, dtype in enumerate(dtypes)]
     wanted = tuple(k for k, dtype in enumerate(dtypes) if dtype.is_floating_point and k < 2)
     loss = HUBER if len(dtypes) == 2 else EVERYTHING
@@ -153,7 +153,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_layouts(layout, dtype):
+def test_layouts_of_pointwise_kernels(layout, dtype):
     shape, strides, offset = LAYOUTS[layout]
     operands = [embedded(shape, steps, offset, dtype, seed) for seed, steps in enumerate(strides)]
     upstream = normal(*shape[::-1], seed=5).permute(*range(len(shape) - 1, -1, -1))
@@ -176,7 +176,7 @@ BROADCASTS = {
 
 @pytest.mark.parametrize("shapes", BROADCASTS.values(), ids=BROADCASTS)
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_broadcasting(shapes, dtype):
+def test_broadcasting_of_pointwise_kernels(shapes, dtype):
     operands = [normal(*shape, dtype=dtype, seed=seed) for seed, shape in enumerate(shapes)]
     check(Call(operands, **(HUBER if len(shapes) == 2 else EVERYTHING)), torch.tensor(0.3))
 
@@ -213,7 +213,7 @@ def test_what_merges():
     assert pointwise.merged((1, 1), [(7, 3)]) == ((), ((),))
 
 
-def test_offsets_beyond_32_bits():
+def test_offsets_beyond_32_bits_of_pointwise_kernels():
     """3 * 2^30 elements apart, in memory that is reserved and hardly touched."""
     step = 2**30 + 8
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -316,7 +316,7 @@ def test_no_metrics_unless_asked():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_domain(masked):
+def test_domain_of_pointwise_kernels(masked):
     operands = [normal(50, seed=seed) for seed in range(3)]
     operands[2][7] = -10.0
     weight = torch.ones(50)

@@ -11,9 +11,9 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 
-import pointwise_cases
 import pytest
 import torch
+from cases import FUSED
 from lanes.triton.compile_only import CHIPS, Compiled, compiling
 from lanes.triton.kernels import pointwise
 from torch import Tensor
@@ -112,7 +112,7 @@ def test_skeleton(case):
 def calls() -> dict[str, fastloss.skeletons.pointwise.PointwiseCall]:
     """A call of every loss, by the kernel's name."""
     found = {}
-    for case in pointwise_cases.ALL:
+    for case in (case for case in FUSED if case.skeleton == "pointwise"):
         made = case.make(torch.Generator().manual_seed(0))
         leaves = {
             name: made[name].requires_grad_() for name in case.differentiable if isinstance(made.get(name), Tensor)

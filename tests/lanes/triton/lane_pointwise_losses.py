@@ -1,6 +1,6 @@
 """Every pointwise loss in Triton against its C++ functor, in fp64 and in the interpreter; run by test_lanes.py.
 
-The losses, with all the hyper-parameters of tests/pointwise_cases.py, on random and on special operands: both have to
+The losses, with all the hyper-parameters of tests/cases, on random and on special operands: both have to
 be the same function everywhere, at ties, infinities and NaN too.
 """
 
@@ -12,10 +12,10 @@ import math
 import warnings
 from typing import NamedTuple
 
-import pointwise_cases
 import pytest
 import support
 import torch
+from cases import FUSED, one_of_each
 from lanes.triton.kernels import losses, pointwise
 from torch import Tensor
 
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:All-NaN slice", "ignore:invalid value", "ignore:overflow", "ignore:divide", "ignore:reduction. .mean"
 )
 
+CASES = [case for case in FUSED if case.skeleton == "pointwise"]
 INF, NAN = math.inf, math.nan
 SPECIAL = torch.tensor(
     [-INF, -800.0, -20.0, -1.0, 0.0, 1e-9, 0.25, 0.5, 1.0, 2.5, 30.0, 800.0, INF, NAN], dtype=torch.float64
@@ -49,7 +50,7 @@ class Kernel(NamedTuple):
 def kernels() -> list[Kernel]:
     """What the cases call, each once."""
     found = {}
-    for case in pointwise_cases.ALL:
+    for case in CASES:
         made = case.make(torch.Generator().manual_seed(0))
         leaves = {
             name: made[name].requires_grad_() for name in case.differentiable if isinstance(made.get(name), Tensor)
@@ -126,16 +127,15 @@ def test_against_the_functor(kernel, special):
         torch.testing.assert_close(metrics[k], reductions[kind](by_metric[k]), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("case", pointwise_cases.ONE_OF_EACH, ids=str)
+@pytest.mark.parametrize("case", one_of_each(CASES), ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_through_the_public_function(case, dtype):
     """Lowering, autograd and kernel of each loss once, against its body in float64."""
-    made = support.to(case.make(support.generator(case.name)), "cpu", dtype)
-    how = {case.reduction_argument: next(r for r in case.reductions if r != "none")}
+    made = case.make(support.generator(str(case)), dtype=dtype)
 
     def compute(arguments):
         leaves = {name: arguments[name].detach().requires_grad_() for name in case.differentiable}
-        value = case.loss(**{**arguments, **leaves}, **case.options, **how)
+        value = case.call({**arguments, **leaves}, case.reduced)
         value = value[0] if isinstance(value, tuple) else value
         return value, torch.autograd.grad(value, list(leaves.values()))
 

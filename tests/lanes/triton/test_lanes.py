@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lanes.triton import processes
-from lanes.triton.laws import PAIRS_LAWS, PAIRWISE_PATHS, POINTWISE_LAWS
+from lanes.triton.laws import (
+    NUMBER_FILES,
+    NUMBER_LAWS,
+    OUTER_FILES,
+    OUTER_LAWS,
+    POINTWISE_FILES,
+    POINTWISE_LAWS,
+    SIMILARITY_FILES,
+    SIMILARITY_PATHS,
+)
 
 CHIPS = ("sm_80", "sm_90", "sm_100", "gfx942")
 COMPILED = {
@@ -18,11 +30,20 @@ COMPILED = {
     "similarity": ("lane_similarity_compile", (), CHIPS),
     "row_statistics": ("lane_row_statistics_compile", (), ("sm_90", "gfx942")),
 }
+
+
+def laws(files: tuple[str, ...], chosen: str) -> tuple[str, tuple[str, ...]]:
+    """A lane of some of the laws."""
+    first, *more = (f"../../{file}" for file in files)
+    return first.removesuffix(".py"), (*more, "-k", chosen, "-W", "ignore")
+
+
 # file, options of pytest, about so many seconds
 INTERPRETED = {
-    "laws of the pointwise losses": ("../../test_pointwise", ("-k", POINTWISE_LAWS, "-W", "ignore"), 60),
-    "laws of the losses over pairs": ("../../test_pairs", ("-k", PAIRS_LAWS, "-W", "ignore"), 30),
-    "pairwise losses": ("../../test_pairwise", ("-k", PAIRWISE_PATHS, "-W", "ignore"), 40),
+    "laws of the pointwise losses": (*laws(POINTWISE_FILES, POINTWISE_LAWS), 60),
+    "laws of the losses over pairs": (*laws(OUTER_FILES, OUTER_LAWS), 30),
+    "pairwise losses": (*laws(SIMILARITY_FILES, SIMILARITY_PATHS), 40),
+    "laws of numbers": (*laws(NUMBER_FILES, NUMBER_LAWS), 20),
     "row kernels": ("lane_interpreter", (), 60),
     "rows in steps": ("lane_row_statistics", (), 30),
     "pointwise kernels": ("lane_pointwise", (), 60),
@@ -46,6 +67,14 @@ def check(outcome: processes.Outcome) -> int:
 def test_interpreted(name: str, lane_ran: Callable[[str, int], None]) -> None:
     lane, options, _ = INTERPRETED[name]
     lane_ran(f"Triton, interpreted: {name}", check(processes.interpret(lane, *options)))
+
+
+@pytest.mark.slow(20)
+def test_the_interpreter_as_it_is_installed(lane_ran: Callable[[str, int], None]) -> None:
+    command = [sys.executable, str(processes.FOLDER / "stock.py")]
+    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lane_ran("Triton, the interpreter as it is installed", int(done.stdout.split()[0]))
 
 
 @pytest.mark.slow(30)

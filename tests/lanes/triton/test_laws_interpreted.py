@@ -11,23 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lanes.triton.laws import ROW_FILES, ROW_LAWS
 
 TESTS = Path(__file__).resolve().parents[2]
-# Autograd, transforms, dispatch on one shape with edges and one with a class stride; kernels have lanes of their own,
-# for every dtype.
-LAWS = (
-    "triton and not compile and not 4500 and not 5003 and not 204 and "
-    "((7x37 or 2x5x21) and ((kernels_agree and (float32 or bfloat16)) or gradcheck or backward_again or transforms) or "
-    "inplace or special_values or no_bias)"
-)
 
 
 @pytest.mark.slow(60)
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_laws_on_the_interpreter(lane_ran: Callable[[str, int], None]) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "-k", LAWS]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "-k", ROW_LAWS]
     result = subprocess.run(
-        [*command, "test_laws.py", "test_cross_entropy.py", "test_linear_cross_entropy.py"],
+        [*command, *ROW_FILES],
         cwd=TESTS,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,

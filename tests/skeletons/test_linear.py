@@ -1,4 +1,4 @@
-"""linear_cross_entropy: values and gradients of every option against float64, whatever the chunks; memory."""
+"""What only linear_cross_entropy has: chunks, accumulators, torch's errors and options, memory."""
 
 from __future__ import annotations
 
@@ -6,35 +6,28 @@ import subprocess
 import sys
 
 import pytest
-import row_cases as cases
 import torch
 import torch.nn.functional as F
-from support import BACKENDS, assert_close, generator, to
+from cases import FUSED
+from cases.case import REDUCTIONS
+from cases.classification import linear_cross_entropy_oracle as oracle
+from cases.classification import softmax_focal_oracle
+from support import BACKENDS, assert_as_reference, assert_close, each_backend, generator, to
 
 import fastloss
 from fastloss.core.registry import LOSSES
 from fastloss.skeletons.linear import LinearRow
 from fastloss.tiles import linear as chunked
 
-_NO_KERNELS = pytest.param("none", "cpu", marks=pytest.mark.skip("no kernels here"))
-backends = pytest.mark.parametrize(("backend", "device"), BACKENDS or [_NO_KERNELS])
-FEATURES = 12
+pytestmark = pytest.mark.usefixtures("small_tiles")
+CASES = {case.variant: case for case in FUSED if case.skeleton == "linear"}
 
 
-@pytest.fixture(autouse=True)
-def chunks_of_a_few_rows(monkeypatch):
-    """7 rows of 37 float64 classes or fewer in a chunk: several chunks, the last one shorter, in every test."""
-    limit = 7 * 37 * 8
-    monkeypatch.setattr(chunked, "CHUNK_BYTES", {"cpu": limit})
-    monkeypatch.setattr(chunked, "CHUNK_BYTES_ELSEWHERE", limit)
-
-
-def make(name: str, target: str, out: tuple[int, ...] = (), rows: int = 25):
-    """(input, linear_weight, linear_bias), target, keywords in float64; the logits are (rows, 37, *out)."""
-    random = generator(name)
-    (_, y), kwargs = cases._inputs((rows, 37, *out), **cases._TARGETS[target])(random)
-    shapes = [(rows, FEATURES), (37, *out, FEATURES), (37, *out)]
-    return [torch.randn(s, generator=random, dtype=torch.float64) for s in shapes], y, kwargs
+def make(name: str, target: str, rows: int = 25):
+    """(input, linear_weight, linear_bias), target, keywords in float64; the logits are (rows, 37)."""
+    made = CASES[f"{target}, plain, 25x12x37"].make(generator(name), (rows, 12, 37))
+    tensors = [made.pop(key) for key in ("input", "linear_weight", "linear_bias")]
+    return tensors, made.pop("target"), made
 
 
 def value_and_grads(tensors, y, kwargs, upstream=None, loss=fastloss.linear_cross_entropy, wanted=(True, True, True)):
@@ -45,84 +38,30 @@ def value_and_grads(tensors, y, kwargs, upstream=None, loss=fastloss.linear_cros
     return value.detach(), grads
 
 
-def oracle(input, linear_weight, target, linear_bias=None, **kwargs):
-    bias = None if linear_bias is None else linear_bias.flatten()
-    logits = F.linear(input, linear_weight.flatten(0, -2), bias)
-    return cases.cross_entropy_oracle(logits.view(*input.shape[:-1], *linear_weight.shape[:-1]), target, **kwargs)
-
-
-def check(tensors, y, kwargs, dtype, backend, upstream=None, device="cpu", **more):
-    with fastloss.backend(backend):
-        value, grads = value_and_grads(to(tuple(tensors), device, dtype), to(y, device, dtype),
-                                       {**to(kwargs, device, dtype), **more}, upstream)  # fmt: skip
-    rounded = to(to(tuple(tensors), "cpu", dtype), "cpu", torch.float64)
-    rounded_kwargs = to(to(kwargs, "cpu", dtype), "cpu", torch.float64)
-    y64 = to(to(y, "cpu", dtype), "cpu", torch.float64)
-    expected, expected_grads = value_and_grads(rounded, y64, rounded_kwargs, upstream, oracle)
-    # halves: the logits are rounded, as torch's are, which is some units of their size in every value
-    terms = 8 * expected.abs().max().item() if dtype.itemsize == 2 else 0.0
-    assert_close(value, expected, dtype, "value", terms)
-    for actual, exact, name in zip(grads, expected_grads, ("input", "weight", "bias"), strict=True):
-        assert actual.dtype == dtype
-        assert_close(actual, exact, dtype, f"gradient of {name}", exact.abs().max().item() * (8 if terms else 1))
-
-
-@backends
-@pytest.mark.parametrize("target", cases._TARGETS)
-@pytest.mark.parametrize("options", cases._OPTIONS)
-def test_every_option(options, target, backend, device):
-    tensors, y, kwargs = make(f"{options} {target}", target)
-    for reduction in cases.REDUCTIONS:
-        upstream = torch.randn(25, generator=generator(options), dtype=torch.float64)
-        check(tensors, y, {**kwargs, **cases._OPTIONS[options], "reduction": reduction}, torch.float32, backend,
-              upstream if reduction == "none" else upstream[0], device)  # fmt: skip
-
-
-@backends
+@each_backend
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("wide", [False, True], ids=["compact", "accumulate_float32"])
-def test_other_dtypes(dtype, wide, backend, device):
-    tensors, y, kwargs = make("dtypes", "index-weighted")
-    upstream = torch.rand(25, generator=generator("dtypes"), dtype=torch.float64)
-    for reduction in cases.REDUCTIONS:
-        check(tensors, y, {**kwargs, "reduction": reduction}, dtype, backend,
-              upstream if reduction == "none" else None, device, accumulate_float32=wide)  # fmt: skip
+def test_accumulators(dtype, wide, backend, device):
+    case = CASES["index-weighted, plain, 25x12x37"]
+    arguments = case.make(generator("accumulators"), dtype=dtype, device=device)
+    for reduction in REDUCTIONS:
+        assert_as_reference(case, arguments, backend, reduction, dtype, accumulate_float32=wide)
 
 
-@backends
 @pytest.mark.parametrize("rows", [1, 6, 7, 8, 14, 15])
-def test_chunk_boundaries(rows, backend, device):
-    tensors, y, kwargs = make(f"rows {rows}", "index", rows=rows)
-    check(tensors, y, kwargs, torch.float64, backend, device=device)
-    assert chunked.chunk_rows(rows, 37 * 8, device) <= 7
-    assert chunked.chunk_rows(rows, 10**9, device) == 1
+def test_a_chunk_has_seven_rows_here(rows):
+    """So the cases of these numbers of rows are at the boundaries of chunks."""
+    assert f"index, plain, {rows}x12x37" in CASES
+    assert chunked.chunk_rows(rows, 37 * 8, "cpu") <= 7
+    assert chunked.chunk_rows(rows, 10**9, "cpu") == 1
 
 
-@backends
-@pytest.mark.parametrize("out", [(3,), (2, 4)], ids=str)
-@pytest.mark.parametrize("target", ["index-weighted", "soft"])
-def test_several_positions_a_row(out, target, backend, device):
-    tensors, y, kwargs = make(f"positions {out}", target, out, rows=5)
-    for reduction in cases.REDUCTIONS:
-        shape = (5, *out) if reduction == "none" else ()
-        upstream = torch.randn(shape, generator=generator("positions"), dtype=torch.float64)
-        check(tensors, y, {**kwargs, "reduction": reduction}, torch.float64, backend, upstream, device)
-
-
-@backends
-@pytest.mark.parametrize("target", ["index", "soft"])
-def test_one_row_without_a_batch(target, backend, device):
-    (x, w, b), y, _ = make("one row", target, rows=1)
-    for reduction in cases.REDUCTIONS:
-        check([x[0], w, b], y[0], {"reduction": reduction}, torch.float64, backend, device=device)
-
-
-@backends
-@pytest.mark.parametrize("reduction", cases.REDUCTIONS)
+@each_backend
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(
     "wanted", [(True, False, False), (False, True, False), (False, False, True), (True, True, False)]
 )
-def test_only_some_gradients(wanted, reduction, backend, device):
+def test_only_some_gradients_of_the_head(wanted, reduction, backend, device):
     tensors, y, kwargs = make("some", "index")
     upstream = torch.randn(25 if reduction == "none" else (), generator=generator("some"), dtype=torch.float64)
     kwargs = {**kwargs, "reduction": reduction}
@@ -134,7 +73,7 @@ def test_only_some_gradients(wanted, reduction, backend, device):
         assert_close(actual, exact, torch.float64, "gradient")
 
 
-@backends
+@each_backend
 def test_no_bias_and_no_gradients(backend, device):
     (x, w, _), y, _ = make("no bias", "index")
     with fastloss.backend(backend):
@@ -147,10 +86,10 @@ def test_no_bias_and_no_gradients(backend, device):
         assert_close(actual, exact, torch.float64, "gradient")
 
 
-@backends
-@pytest.mark.parametrize("reduction", cases.REDUCTIONS)
+@each_backend
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("uniform", [False, True], ids=["random", "uniform"])
-def test_backward_again_and_with_create_graph(reduction, uniform, backend, device):
+def test_backward_again_after_uniform_and_random_upstreams(reduction, uniform, backend, device):
     tensors, y, _ = make("again", "index")
     leaves = [t.to(device).requires_grad_() for t in tensors]
     y = y.to(device)
@@ -168,9 +107,9 @@ def test_backward_again_and_with_create_graph(reduction, uniform, backend, devic
         assert third[i].requires_grad
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize("reduction", ["none", "mean"])
-def test_gradgradcheck(reduction, backend, device):
+def test_derivatives_with_a_z_loss(reduction, backend, device):
     tensors, y, _ = make("gradgrad", "index", rows=5)
     leaves = [t.to(device).requires_grad_() for t in tensors]
 
@@ -182,8 +121,8 @@ def test_gradgradcheck(reduction, backend, device):
         assert torch.autograd.gradgradcheck(f, leaves, fast_mode=True)
 
 
-@backends
-def test_all_rows_ignored(backend, device):
+@each_backend
+def test_all_rows_ignored_have_no_mean(backend, device):
     tensors, y, _ = make("ignored", "index")
     with fastloss.backend(backend):
         value, grads = value_and_grads(to(tuple(tensors), device), torch.full_like(y, -100, device=device), {})
@@ -191,7 +130,7 @@ def test_all_rows_ignored(backend, device):
     assert all((g == 0).all() for g in grads)
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize(("rows", "features"), [(0, 3), (4, 0)])
 def test_nothing_to_multiply(rows, features, backend, device):
     x, w = torch.randn(rows, features, device=device), torch.randn(5, features, device=device)
@@ -202,7 +141,7 @@ def test_nothing_to_multiply(rows, features, backend, device):
     torch.testing.assert_close((value, *grads), (expected, *expected_grads))
 
 
-@backends
+@each_backend
 def test_float16_sums_beyond_its_range(backend, device):
     """Every row is of one class, with large features: the sum over the rows overflows, the mean is what torch says."""
     x = torch.full((4096, 1), 50.0, dtype=torch.float16, device=device)
@@ -214,14 +153,14 @@ def test_float16_sums_beyond_its_range(backend, device):
     )
 
 
-@backends
+@each_backend
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_autocast_as_torch(dtype, backend, device):
+def test_autocast_multiplies_in_the_half_type(dtype, backend, device):
     """Products in the half type, a float32 loss, gradients in the dtype of the parameters."""
     (x, w, b), y, _ = make("autocast", "index")
     tensors, y = to((x, w, b), device, torch.float32), y.to(device)
     with torch.autocast(device, dtype):
-        expected, expected_grads = value_and_grads(tensors, y, {}, None, F_linear_cross_entropy)
+        expected, expected_grads = value_and_grads(tensors, y, {}, None, torchs)
         with fastloss.backend(backend):
             value, grads = value_and_grads(tensors, y, {})
     assert value.dtype == expected.dtype == torch.float32
@@ -231,7 +170,7 @@ def test_autocast_as_torch(dtype, backend, device):
         assert_close(actual, exact.double(), dtype, "gradient", 4 * exact.abs().max().item())
 
 
-def F_linear_cross_entropy(input, linear_weight, target, linear_bias=None, **kwargs):
+def torchs(input, linear_weight, target, linear_bias=None, **kwargs):
     return F.cross_entropy(F.linear(input, linear_weight, linear_bias), target, **kwargs)
 
 
@@ -245,10 +184,10 @@ def test_any_row_loss_can_be_of_linear_logits():
 
     spec.attach(focal)
     leaves = [t.requires_grad_() for t in (x, w, b)]
-    for reduction in cases.REDUCTIONS:
+    for reduction in REDUCTIONS:
         call = spec.lower((x, w, y), {"linear_bias": b, "reduction": reduction}, automatic=False)
         value = call.run("fastloss")
-        expected = cases.softmax_focal_oracle(F.linear(x, w, b), y, reduction=reduction)
+        expected = softmax_focal_oracle(F.linear(x, w, b), y, reduction=reduction)
         assert_close(value, expected, torch.float64)
         upstream = torch.rand_like(value)
         grads = [torch.autograd.grad(v, leaves, upstream) for v in (value, expected)]
@@ -274,35 +213,8 @@ def test_transforms_are_the_references():
     assert_close(torch.func.vmap(explained)(batch), torch.stack([expected(x, w) for x in batch]), torch.float64)
 
 
-@pytest.mark.slow(10)
-@backends
-@pytest.mark.parametrize("reduction", ["none", "mean"])
-def test_compile_fullgraph(reduction, backend, device):
-    """By operators of their own, into which Dynamo does not look."""
-    torch._dynamo.reset()
-
-    def f(x, w, y, b):
-        return fastloss.linear_cross_entropy(x, w, y, linear_bias=b, reduction=reduction) * 2
-
-    compiled = torch.compile(f, fullgraph=True, dynamic=True, backend="aot_eager")
-    with fastloss.backend(backend):
-        for rows in (25, 40):
-            tensors, y, _ = make(f"compile {rows}", "index", rows=rows)
-            leaves = [t.to(device).requires_grad_() for t in tensors]
-            upstream = torch.rand(rows if reduction == "none" else (), dtype=torch.float64, device=device)
-            results = []
-            for g in (compiled, f):
-                value = g(leaves[0], leaves[1], y.to(device), leaves[2])
-                results.append((value, *torch.autograd.grad(value, leaves, upstream)))
-            for actual, expected in zip(*results, strict=True):
-                assert_close(actual, expected, torch.float64)
-
-
-# ------------------------------------------------------------------------------------------ as torch's
-
-
 @pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="torch has it from 2.13 on")
-def test_errors_and_modules_as_torch():
+def test_linear_errors_and_modules_as_torch():
     x, w, y = torch.randn(4, 3), torch.randn(5, 3), torch.randint(5, (4,))
     wrong = [
         ((x[None], w, y), {}),
@@ -340,10 +252,8 @@ def test_options_choose_the_chunk():
     assert (call.operands.chunk, call.operands.wide) == (11, True)
 
 
-# ------------------------------------------------------------------------------------------ memory
-
-CODE = """
-import sys, torch, torch.nn.functional as F, fastloss
+MEMORY = """
+import torch, fastloss
 def field(name):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) << 10 for line in file if line.startswith(name))
@@ -351,25 +261,24 @@ rows, features, classes = 4096, 64, 16000
 x, w = torch.randn(rows, features, requires_grad=True), torch.randn(classes, features, requires_grad=True)
 y = torch.randint(classes, (rows,))
 def step(n):
-    loss = fastloss.linear_cross_entropy(x[:n], w, y[:n], reduction=sys.argv[1])
-    (loss * torch.rand_like(loss)).sum().backward()
-with fastloss.backend(sys.argv[2]):
-    step(8)
-    with open("/proc/self/clear_refs", "w") as file: file.write("5")
-    before = field("VmRSS")
-    step(rows)
-print((field("VmHWM") - before) / (rows * classes * 4))
+    loss = fastloss.linear_cross_entropy(x[:n], w, y[:n], reduction=reduction)
+    torch.autograd.grad((loss * torch.rand_like(loss)).sum(), (x, w))
+for reduction, backend in (("mean", "cpu"), ("none", "cpu"), ("mean", "reference")):
+    with fastloss.backend(backend):
+        step(8)
+        with open("/proc/self/clear_refs", "w") as file: file.write("5")
+        before = field("VmRSS")
+        step(rows)
+    print((field("VmHWM") - before) / (rows * classes * 4))
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.skipif(("cpu", "cpu") not in BACKENDS, reason="no CPU kernels")
-def test_peak_in_units_of_the_logits():
-    def peak(reduction, backend):
-        result = subprocess.run([sys.executable, "-c", CODE, reduction, backend], capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        return float(result.stdout)
-
-    assert peak("mean", "cpu") < 0.4  # a chunk is a quarter of these logits
-    assert peak("none", "cpu") < 0.4
-    assert peak("mean", "reference") > 1.8, "the measurement does not see torch's own two buffers"
+def test_peak_of_the_linear_head_in_units_of_the_logits():
+    result = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    mean, none, reference = map(float, result.stdout.split())
+    assert mean < 0.4  # a chunk is a quarter of these logits
+    assert none < 0.4
+    assert reference > 1.8, "the measurement does not see torch's own two buffers"

@@ -206,7 +206,7 @@ def _layouts(device: str, dtype: torch.dtype):
 @pytest.mark.parametrize("what", _layouts("cpu", torch.float32))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("soft", [False, True], ids=["index", "soft"])
-def test_layouts(what, dtype, soft, backend, device):
+def test_layouts_of_logits(what, dtype, soft, backend, device):
     logits = _layouts(device, dtype)[what]
     batch = logits.shape[:1] + logits.shape[2:]
     random = generator(what)
