@@ -149,10 +149,11 @@ def l1_loss(
         1.0
     """
     how = reduction_of({"size_average": size_average, "reduce": reduce}, reduction)
-    if weight is None or weight.size() != input.size() or how not in ("none", "mean", "sum"):
+    known = weight is not None and weight.size() == input.size() == target.size() and how in ("none", "mean", "sum")
+    if weight is None or not known:
         return torch_losses.l1_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
-    # torch (2.13) loses the weight where a TorchFunctionMode is active: under torch.export for one
-    losses = torch_losses.l1_loss(input, target, reduction="none") * weight
+    # As torch has it, which (2.13) loses the weight under a TorchFunctionMode, of torch.export for one.
+    losses = (input - target).abs() * weight
     if how == "none":
         return losses
     return losses.sum() / weight.sum() if how == "mean" else losses.sum()
