@@ -194,8 +194,8 @@ class BuildBinaries(build_ext):
             elif name == "_cpu":
                 glue = f"{CXX_FLAGS} -DFASTLOSS_DEVICE=cpu {STABLE_ABI} {torch_include}"
                 objects = [build.object(csrc / "operators" / f"{name}.cpp", glue, "_cpu") for name in SKELETONS]
-                for name in SKELETONS:
-                    objects += self.per_instruction_set(build, csrc / "cpu" / f"{name}.cpp")
+                for source in sorted((csrc / "cpu").glob("*.cpp")):
+                    objects += self.per_instruction_set(build, source)
                 build.link(out, objects, f"-L{torch_root / 'lib'} -ltorch_cpu -lc10")
             else:
                 self.cuda(build, out, torch_root)

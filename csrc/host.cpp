@@ -24,7 +24,7 @@ py::tuple evaluate_row(const std::string& name, const std::vector<double>& param
   const size_t classes = x.size();
   double loss = 0;
   std::vector<double> gradient(classes);
-  const bool known = visit_row_loss(name.c_str(), [&](auto tag) {
+  const bool known = visit_one_pass_row_loss(name.c_str(), [&](auto tag) {
     const typename decltype(tag)::template with<double> f(parameters.data(), int64_t(classes));
     auto weight_of = [&](size_t c) { return weight.empty() ? 1.0 : weight[c]; };
     std::vector<double> z(classes), q(classes, 0.0);
@@ -109,10 +109,12 @@ py::dict describe() {
         py::dict(py::arg("operands") = d.operands, py::arg("parameters") = d.parameters, py::arg("metrics") = metrics, \
                  py::arg("requirement") = d.requirement, py::arg("raises_value_error") = bool(d.raises_value_error));  \
   }
-#define FASTLOSS_DESCRIBE_ROW(name, Functor)                                                         \
-  {                                                                                                  \
-    const RowDescription d = describe_row<Functor<double>>();                                        \
-    row[#name] = py::dict(py::arg("parameters") = d.parameters, py::arg("modulated") = d.modulated); \
+#define FASTLOSS_DESCRIBE_ROW(name, Functor)                                                        \
+  {                                                                                                 \
+    const RowDescription d = describe_row<Functor<double>>();                                       \
+    row[#name] = py::dict(py::arg("parameters") = d.parameters, py::arg("modulated") = d.modulated, \
+                          py::arg("outputs") = d.outputs, py::arg("statistics") = d.statistics,     \
+                          py::arg("two_rows") = d.two_rows);                                        \
   }
 #define FASTLOSS_DESCRIBE_OUTER(name, Functor)                                                       \
   {                                                                                                  \

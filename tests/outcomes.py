@@ -7,11 +7,10 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
-from support import accumulator_dtype
+from support import BACKENDS, accumulator_dtype
 from torch import Tensor
 
 import fastloss
-from fastloss.core import dispatch
 
 if TYPE_CHECKING:
     from cases import Case
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 # above and below the size up to which "auto" leaves a call on a CPU to torch, in the terms of `Case.shape`
 _LARGE = {"pointwise": (70, 80), "row": (150, 37), "outer": (40, 19, 23), "similarity": (90, 75, 12)}
 _SMALL = {"pointwise": (6, 8), "row": (7, 37), "outer": (4, 5, 6), "similarity": (9, 8, 12)}
-WAYS = ("reference", "auto", "cpu") if dispatch.unavailable("cpu", "cpu") is None else ("reference", "auto")
+WAYS = ("reference", "auto", *(name for name, device in BACKENDS if device == "cpu"))
 
 
 def is_torchs(case: Case) -> bool:

@@ -86,7 +86,7 @@ def make_venv() -> None:
 
 
 def pip_install(*arguments: str | Path, quietly: bool = False) -> bool:
-    """Did it work? One retry, because without a network pip's five take minutes."""
+    """Whether it worked. One retry, because without a network pip's five take minutes."""
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"]
     errors = subprocess.DEVNULL if quietly else None
     return subprocess.run([*pip, *map(str, arguments)], cwd=ROOT, stderr=errors).returncode == 0

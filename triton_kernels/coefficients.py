@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import math
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,28 +21,22 @@ def in_arithmetic(parameters: Sequence[float], dtype: torch.dtype) -> Sequence[f
 def kernel_numbers(values: tuple[float | None, ...], dtype: torch.dtype) -> tuple[Any, ...]:
     """Numbers as one kernel argument, a tuple of the same type; None marks one whose code the kernel leaves out.
 
-    Triton passes a Python float as fp32. For float64 arithmetic each number therefore travels as three fp32 pieces of
-    24 bits, whose sum (`number` below) is the float64 number itself.
+    Triton passes a Python float as fp32, so for float64 arithmetic each number travels as the integer of its bits.
     """
     if dtype != torch.float64:
         return values
-    pieces = (None if value is None else float32_pieces(value) for value in values)
-    return values._make(pieces) if hasattr(values, "_make") else tuple(pieces)
+    bits = (None if value is None else bits_of(value) for value in values)
+    return values._make(bits) if hasattr(values, "_make") else tuple(bits)
 
 
-def float32_pieces(value: float) -> tuple[float, float, float]:
-    if not math.isfinite(value):
-        return value, 0.0, 0.0
-    exact = torch.tensor(value, dtype=torch.float64)
-    high = exact.float().double()
-    middle = (exact - high).float().double()
-    return high.item(), middle.item(), (exact - high - middle).item()
+def bits_of(value: float) -> int:
+    return struct.unpack("<q", struct.pack("<d", value))[0]
 
 
 @triton.jit
-def number(pieces, dtype: tl.constexpr):
-    """The scalar of a dtype that kernel_numbers sent. tl.full, because Triton's interpreter passes Python floats on."""
+def number(value, dtype: tl.constexpr):
+    """The scalar of a dtype that kernel_numbers sent. tl.full: Triton's interpreter passes Python numbers on."""
     if dtype == tl.float64:
-        return tl.full((), pieces[0], dtype) + tl.full((), pieces[1], dtype) + tl.full((), pieces[2], dtype)
+        return tl.full((), value, tl.int64).to(tl.float64, bitcast=True)
     else:
-        return tl.full((), pieces, dtype)
+        return tl.full((), value, dtype)

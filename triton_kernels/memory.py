@@ -20,13 +20,13 @@ def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[None]:
 
 
 def is_aligned(tensor: Tensor, *steps: int) -> bool:
-    """Is the tensor's address, and each step in elements from it, a multiple of 16 bytes?"""
+    """Whether the tensor's address, and each step in elements from it, is a multiple of 16 bytes."""
     itemsize = tensor.element_size()
     return tensor.data_ptr() % PACKET_BYTES == 0 and all(step * itemsize % PACKET_BYTES == 0 for step in steps)
 
 
 def has_unit_stride(tensor: Tensor) -> bool:
-    """Do the elements of the last dimension lie next to each other? (The stride of a single element means nothing.)"""
+    """Whether the elements of the last dimension lie next to each other. (One alone has a stride without meaning.)"""
     return tensor.stride(-1) == 1 or tensor.shape[-1] == 1
 
 

@@ -50,17 +50,6 @@
 
 namespace fastloss {
 
-// The number of this block, read anew at every call: as blockIdx.x it would be read once and kept in a register.
-GPU_INLINE unsigned block_number() {
-#if GPU_EMULATED
-  return blockIdx.x;
-#else
-  unsigned number;
-  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(number));
-  return number;
-#endif
-}
-
 // ---- shared memory --------------------------------------------------------------------------------------------------
 
 template <class T>

@@ -17,7 +17,12 @@
 // clang-format off
 #define FASTLOSS_POINTWISE_FAMILIES(FAMILY) \
   FAMILY(regression) FAMILY(binary) FAMILY(likelihood) FAMILY(policy) FAMILY(value) FAMILY(preference) FAMILY(reward)
+#ifdef FASTLOSS_MORE_ROW_LOSSES  // by the tests, for a family of theirs
+#include "more_row_losses.h"
+#define FASTLOSS_ROW_FAMILIES(FAMILY) FAMILY(classification) FAMILY(more)
+#else
 #define FASTLOSS_ROW_FAMILIES(FAMILY) FAMILY(classification)
+#endif
 #define FASTLOSS_OUTER_FAMILIES(FAMILY) FAMILY(distributional)
 // clang-format on
 
@@ -46,6 +51,18 @@ template <class Visit>
 bool visit_row_loss(const char* name, Visit visit) {
   FASTLOSS_ROW_FAMILIES(FASTLOSS_VISIT_ROW)
   return false;
+}
+// Those that come out of one pass.
+template <class Visit>
+bool visit_one_pass_row_loss(const char* name, Visit visit) {
+  bool found = false;
+  visit_row_loss(name, [&](auto tag) {
+    if constexpr (in_one_pass<typename decltype(tag)::template with<float>>) {
+      visit(tag);
+      found = true;
+    }
+  });
+  return found;
 }
 template <class Visit>
 bool visit_outer_loss(const char* name, Visit visit) {

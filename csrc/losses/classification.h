@@ -9,10 +9,9 @@ namespace fastloss {
 //   q = (1 - smoothing) * (w_y [j = y], or w_j t_j for soft targets) + smoothing / C * w_j
 //   loss = (sum_j q_j) lse(z) - sum_j q_j z_j + z_loss * w_y * lse(z)^2
 template <class Accumulator>
-struct CrossEntropy {
+struct CrossEntropy : RowDefaults {
   using A = Accumulator;
   static constexpr int parameters = 4;  // smoothing, z_loss, softcap (0: none), temperature
-  static constexpr bool modulated = false;
 
   A keep, uniform;  // 1 - smoothing, smoothing / C
   A z_loss, softcap, inverse_softcap, temperature, inverse_temperature;
@@ -55,7 +54,7 @@ struct CrossEntropy {
 
 // Focal loss on the softmax of an index target: w_y (1 - p_y)^gamma (-log p_y).
 template <class Accumulator>
-struct SoftmaxFocal {
+struct SoftmaxFocal : RowDefaults {
   using A = Accumulator;
   static constexpr int parameters = 1;
   static constexpr bool modulated = true;

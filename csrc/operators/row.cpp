@@ -117,7 +117,139 @@ Tensor row_forward_backward_(const Tensor& logits, const Tensor& target, const s
   return call.forward(reduction);
 }
 
+// One step of a row loss; of the classes first_class .. of so many, where it reads logits.
+class Step {
+ public:
+  Step(RowStep step, const Tensor& like, StringHandle loss, std::vector<double> parameters, int64_t ignore_index,
+       int64_t first_class, int64_t classes)
+      : loss_(take(loss)), parameters_(std::move(parameters)), place_(like) {
+    if (!fastloss_row_describe(loss_.c_str(), &description_)) refuse(meaning_of(kUnknownLoss));
+    RowStepProblem& p = problem_;
+    p.step = step;
+    p.loss = loss_.c_str();
+    p.parameters = parameters_.data();
+    p.parameter_count = int(parameters_.size());
+    p.dtype = floating_dtype_of(like, "the operand");
+    p.inner = 1;
+    p.ignore_index = ignore_index;
+    p.first_class = first_class;
+    p.classes = classes;
+    if (int(parameters_.size()) != description_.parameters) refuse(meaning_of(kWrongParameters));
+  }
+
+  void logits(const Tensor& logits, const std::optional<Tensor>& second, const std::optional<Tensor>& target,
+              const std::optional<Tensor>& weight) {
+    RowStepProblem& p = problem_;
+    p.logits = matrix_of(logits);
+    p.slice_classes = logits.size(1);
+    p.inner = logits.dim() == 3 ? logits.size(2) : 1;
+    p.rows = logits.size(0) * p.inner;
+    if (second.has_value() != description_.two_rows)
+      refuse(second ? "this loss has no second row of logits" : "this loss has a second row of logits");
+    if (second) p.second = like(logits, *second, "the second row of logits");
+    if (target && target->scalar_type() != ScalarType::Long) p.soft_target = like(logits, *target, "a soft target");
+    this->target(target);
+    p.weight = data_of(weight);
+  }
+  void target(const std::optional<Tensor>& target) {
+    if (!target || target->scalar_type() != ScalarType::Long) return;
+    if (target->dim() != 1 || target->size(0) != problem_.rows) refuse("an index target has one number for each row");
+    problem_.index_target = static_cast<const int64_t*>(target->data_ptr());
+  }
+  void statistics(const Tensor& statistics) {
+    problem_.statistics = numbers(statistics, description_.statistics, "the statistics");
+  }
+  void upstream(const Tensor& upstream) {
+    problem_.upstream = numbers(upstream, description_.outputs, "the upstream gradient");
+  }
+  void slices(const Tensor& slices) {
+    if (slices.dim() != 3 || slices.size(1) != description_.statistics) refuse("expected (slices, k, rows)");
+    if (slices.scalar_type() != accumulator() || strides_of(slices) != contiguous_strides(sizes_of(slices)))
+      refuse("the statistics must be contiguous, of the accumulator dtype");
+    problem_.slice_count = slices.size(0);
+    problem_.rows = slices.size(2);
+    problem_.slices = slices.data_ptr();
+  }
+  void rows(int64_t count) { problem_.rows = count; }
+
+  Tensor make_statistics() { return run(problem_.statistics, description_.statistics); }
+  Tensor make_outputs() { return run(problem_.outputs, description_.outputs); }
+  Tensor make_gradient(const Tensor& logits) {
+    const Tensor result = place_.empty(sizes_of(logits), logits.scalar_type());
+    problem_.gradient = matrix_of(result);
+    place_.check(fastloss_row_step(&problem_, &place_.device));
+    return result;
+  }
+
+ private:
+  ScalarType accumulator() const { return problem_.dtype == DType::float64 ? ScalarType::Double : ScalarType::Float; }
+
+  static RowMatrix like(const Tensor& logits, const Tensor& tensor, const char* what) {
+    if (sizes_of(tensor) != sizes_of(logits) || tensor.scalar_type() != logits.scalar_type())
+      refuse(std::string(what) + " has the shape and the dtype of the logits");
+    return matrix_of(tensor);
+  }
+  void* numbers(const Tensor& tensor, int count, const char* what) const {
+    const int64_t rows = problem_.rows;
+    if (sizes_of(tensor) != Sizes{count, rows} || tensor.scalar_type() != accumulator() ||
+        (rows > 1 && tensor.stride(1) != 1) || (count > 1 && tensor.stride(0) != rows))
+      refuse(std::string(what) + " must be contiguous, of the accumulator dtype, " + std::to_string(count) +
+             " numbers for each row");
+    return tensor.data_ptr();
+  }
+  Tensor run(void*& place, int count) {
+    const Tensor result = place_.empty({count, problem_.rows}, accumulator());
+    place = result.data_ptr();
+    place_.check(fastloss_row_step(&problem_, &place_.device));
+    return result;
+  }
+
+  const std::string loss_;
+  const std::vector<double> parameters_;
+  RowDescription description_ = {};
+  Place place_;
+  RowStepProblem problem_ = {};
+};
+
+Tensor row_statistics(const Tensor& logits, const std::optional<Tensor>& second, const std::optional<Tensor>& target,
+                      const std::optional<Tensor>& weight, StringHandle loss, const std::vector<double>& parameters,
+                      int64_t ignore_index, int64_t first_class, int64_t classes) {
+  Step step(RowStep::statistics, logits, loss, parameters, ignore_index, first_class, classes);
+  step.logits(logits, second, target, weight);
+  return step.make_statistics();
+}
+
+Tensor row_merge(const Tensor& statistics, StringHandle loss, const std::vector<double>& parameters) {
+  Step step(RowStep::merge, statistics, loss, parameters, 0, 0, 1);
+  step.slices(statistics);
+  return step.make_statistics();
+}
+
+Tensor row_outputs(const Tensor& statistics, const std::optional<Tensor>& target, StringHandle loss,
+                   const std::vector<double>& parameters, int64_t ignore_index, int64_t classes) {
+  Step step(RowStep::outputs, statistics, loss, parameters, ignore_index, 0, classes);
+  step.rows(statistics.size(1));
+  step.statistics(statistics);
+  step.target(target);
+  return step.make_outputs();
+}
+
+Tensor row_gradient(const Tensor& upstream, const Tensor& statistics, const Tensor& logits,
+                    const std::optional<Tensor>& second, const std::optional<Tensor>& target,
+                    const std::optional<Tensor>& weight, StringHandle loss, const std::vector<double>& parameters,
+                    int64_t ignore_index, int64_t first_class, int64_t classes) {
+  Step step(RowStep::gradient, logits, loss, parameters, ignore_index, first_class, classes);
+  step.logits(logits, second, target, weight);
+  step.statistics(statistics);
+  step.upstream(upstream);
+  return step.make_gradient(logits);
+}
+
 STABLE_TORCH_LIBRARY_IMPL(fastloss, FASTLOSS_KEY, m) {
+  FASTLOSS_OPERATOR(row_statistics);
+  FASTLOSS_OPERATOR(row_merge);
+  FASTLOSS_OPERATOR(row_outputs);
+  FASTLOSS_OPERATOR(row_gradient);
   FASTLOSS_OPERATOR(row_forward);
   FASTLOSS_OPERATOR(row_backward);
   FASTLOSS_OPERATOR(row_forward_backward);

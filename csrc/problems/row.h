@@ -33,9 +33,37 @@ struct RowProblem {
   double* scratch;              // (fastloss_row_scratch(problem),), unless the reduction is none
 };
 
+// The same loss in steps: what row_statistics, row_merge, row_outputs and row_gradient ask for.
+enum class RowStep : int { statistics, merge, outputs, gradient };
+
+struct RowStepProblem {
+  RowStep step;
+  const char* loss;
+  const double* parameters;
+  int parameter_count;
+  DType dtype;                         // of the logits; A's own, where a step has none
+  int64_t rows, slice_classes, inner;  // N * D, classes at hand, D
+  int64_t first_class, classes;        // those at hand are first_class .. of so many
+  int64_t ignore_index;
+  RowMatrix logits;
+  RowMatrix second;       // the second row of a functor that has two: of the logits' shape and dtype
+  RowMatrix soft_target;  // likewise, or null
+  RowMatrix gradient;
+  const int64_t* index_target;  // (rows,) of all classes; null: soft targets, or none
+  const void* weight;           // (slice_classes,) of A, or null: all 1
+  void* statistics;             // (k, rows) of A
+  const void* slices;           // (slice_count, k, rows) of A, for a merge
+  int64_t slice_count;
+  void* outputs;         // (outputs, rows) of A
+  const void* upstream;  // likewise
+};
+
 struct RowDescription {
   int parameters;
   bool modulated;
+  int outputs;     // numbers that a row gives
+  int statistics;  // k
+  bool two_rows;
 };
 
 struct Device;  // what the kernels are told of where they run: csrc/cpu/simd/isa.h, csrc/cuda/gpu.h
@@ -47,4 +75,9 @@ long long fastloss_row_scratch(const fastloss::RowProblem* problem);
 
 // Losses, and the gradient of the reduced loss if it is wanted; or the gradient from the state of an earlier forward.
 int fastloss_row(const fastloss::RowProblem* problem, fastloss::Device* device);
+
+int fastloss_row_step(const fastloss::RowStepProblem* problem, fastloss::Device* device);
+
+// False where there is no such loss.
+int fastloss_row_describe(const char* loss, fastloss::RowDescription* description);
 }

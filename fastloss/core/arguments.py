@@ -1,8 +1,8 @@
 """From the arguments of a loss, as users pass them, to the operands of a skeleton's operators: what skeletons share.
 
-A skeleton (:mod:`fastloss.skeletons`) lowers a call in one of three ways: to a call of its operators; to
-:class:`Invalid`, which the reference body turns into torch's own error (or handles, where torch has a special case); or
-to a plain string, the reason why the kernels do not compute this valid call.
+A skeleton (:mod:`fastloss.skeletons`) lowers a call to a call of its operators, or to the reason why not:
+:class:`Invalid`, which the reference body turns into torch's own error (or handles, where torch has a special case), or
+:class:`Refused`, where the kernels do not compute this valid call.
 """
 
 from __future__ import annotations
@@ -24,17 +24,32 @@ from fastloss.core import environment
 SMALL_ON_CPU = 4096
 
 DEVICES = ("cpu", "cuda", "xpu")  # for whose tensors there are kernels
+# Beyond these a number is 0, infinite, or has an infinite inverse where the arithmetic is float32; 0 is a switch.
+_SMALLEST, _LARGEST = torch.finfo(torch.float32).smallest_normal, torch.finfo(torch.float32).max
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # numbered so in csrc
 
 
-class Invalid(str):
-    """Why torch's own checks and special cases should have this call."""
+class Refused:
+    """What lowering comes to where the kernels do not compute a call, though it is a good one: the reason."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
 
 
-EMPTY = Invalid("there are no elements, so there is nothing to launch")
-OVERRIDDEN = "an argument has a __torch_function__ of its own"
+class Invalid(Refused):
+    """Torch's own checks and special cases should have this call."""
+
+
+class Empty(Invalid):
+    """There are no elements, so there is nothing to launch."""
+
+    def __init__(self) -> None:
+        super().__init__("there are no elements, so there is nothing to launch")
+
+
+OVERRIDDEN = Refused("an argument has a __torch_function__ of its own")
 # An operator of ours would be a hole in such a program: no gradient passes it, and it does not load without fastloss.
-LEAVES = "an exported or traced program keeps torch's own operators, which load and train anywhere"
+LEAVES = Refused("an exported or traced program keeps torch's own operators, which load and train anywhere")
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class Signature:
             bound[name] = value
         return bound
 
-    def parameter_values(self, bound: dict[str, Any]) -> list[float] | str:
+    def parameter_values(self, bound: dict[str, Any]) -> list[float] | Refused:
         """The hyper-parameters in the kernels' order, or why not."""
         values: dict[str, float] = {}
         for name, hyper in self.parameters.items():
@@ -88,11 +103,13 @@ class Signature:
             if value is None:
                 value = values[hyper.none] if isinstance(hyper.none, str) else hyper.none
             if isinstance(value, Tensor):
-                return f"{name} is a tensor; the kernels take a Python number"
+                return Refused(f"{name} is a tensor; the kernels take a Python number")
             if not isinstance(value, (int, float)):
                 return Invalid(f"{name} is not a number")
             if not hyper.low <= value <= hyper.high:
                 return Invalid(f"{name} is out of range")
+            if value and not _SMALLEST <= abs(value) <= _LARGEST and not math.isinf(value):
+                return Refused(f"{name} is no normal number of float32, in which the kernels compute")
             values[name] = float(value)
         return list(values.values())
 
@@ -120,7 +137,7 @@ def overriding(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]
 
 
 def wraps(x: Any) -> bool:
-    """Is it a tensor subclass that holds other tensors (DTensor, a jagged NestedTensor)? No kernel sees through it."""
+    """Whether it is a tensor that holds other tensors (DTensor, a jagged NestedTensor). No kernel sees through it."""
     return type(x) not in _PLAIN and hasattr(type(x), "__tensor_flatten__")
 
 
@@ -135,12 +152,12 @@ def _overrides(kind: type) -> bool:
 
 
 def leaves() -> bool:
-    """Is the call recorded in a program that leaves the process, by torch.export or torch.jit.trace?"""
+    """Whether the call is recorded in a program that leaves the process, by torch.export or torch.jit.trace."""
     return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def readable(tensor: Tensor) -> bool:
-    """May its values decide what a call does? Not where that waits for a device, or where it is traced."""
+    """Whether its values may decide what a call does: not where that waits for a device, or where it is traced."""
     return (
         tensor.is_cpu
         and type(tensor) in _PLAIN
@@ -167,7 +184,7 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def autocast_applies(tensor: Tensor) -> bool:
-    """Would autocast run a loss on `tensor` in float32?"""
+    """Whether autocast would run a loss on `tensor` in float32."""
     device = tensor.device.type  # asked only where torch knows autocast: it raises for meta tensors, for example
     return tensor.dtype != torch.float64 and device in DEVICES and torch.is_autocast_enabled(device)
 
@@ -180,10 +197,15 @@ def known_to_be_false(mask: Tensor) -> bool:
     return has_values and not bool(mask.any())
 
 
-def differentiation_refused() -> str | None:
+def differentiation_refused() -> Refused | None:
     """Why the autograd of the kernels cannot serve the transforms that are active now."""
     if torch.autograd.forward_ad._current_level >= 0:
-        return "forward-mode differentiation"
-    if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        return "torch.func inside torch.compile, where Dynamo (2.13) would take our gradient for a constant"
+        return Refused("forward-mode differentiation")
+    if not torch._C._are_functorch_transforms_active():
+        return None
+    if torch.compiler.is_compiling():
+        return Refused("torch.func inside torch.compile, where Dynamo (2.13) would take our gradient for a constant")
+    functionalize = torch._C._functorch.TransformType.Functionalize
+    if any(transform.key() == functionalize for transform in torch._C._functorch.get_interpreter_stack() or ()):
+        return Refused("torch.func.functionalize, which has no rule for an autograd Function")
     return None

@@ -47,7 +47,7 @@ class Problem(Protocol):
 
     @property
     def early(self) -> bool:
-        """May the gradients be made in forward?"""
+        """Whether the gradients may be made in forward."""
 
     @property
     def outputs(self) -> int:
@@ -55,7 +55,7 @@ class Problem(Protocol):
 
     @property
     def reduced(self) -> bool:
-        """Is the loss a scalar, and are gradients that are made early known up to the upstream gradient?"""
+        """Whether the loss is a scalar, and gradients that are made early are known up to the upstream gradient."""
 
     def forward(self, namespace: str, tensors: Sequence[Tensor], early: bool) -> tuple[tuple[Tensor, ...], Gradients]:
         """(outputs, what backward needs besides the tensors: the gradients if `early`, else a state)"""
@@ -77,12 +77,12 @@ class Problem(Protocol):
 
 
 def pure() -> bool:
-    """Is this call traced by torch.compile, or transformed by torch.func?"""
+    """Whether this call is traced by torch.compile, or transformed by torch.func."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def gradient_wanted(tensor: Tensor) -> bool:
-    """Does somebody differentiate by this tensor? Under torch.func it may be a wrapper of the one that knows."""
+    """Whether somebody differentiates by this tensor. Under torch.func it may be a wrapper of the one that knows."""
     if not torch.is_grad_enabled():
         return False
     if tensor.requires_grad or torch.compiler.is_compiling():
@@ -93,12 +93,12 @@ def gradient_wanted(tensor: Tensor) -> bool:
 
 
 def _saved_elsewhere() -> bool:
-    """Are there hooks that take what is saved for backward (torch.utils.checkpoint, save_on_cpu)?"""
+    """Whether there are hooks that take what is saved for backward (torch.utils.checkpoint, save_on_cpu)."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 def transformed(upstream: Tensor) -> bool:
-    """Does somebody differentiate or batch the backward that runs now, so that it has to consist of torch's operations?
+    """Whether somebody differentiates or batches the backward that runs now: it then consists of torch's operations.
 
     create_graph=True does the one, is_grads_batched=True (jacobian(vectorize=True)) the other.
     """
@@ -206,13 +206,18 @@ class _InPlace(Function):
         return None, None, *scaled((ready,), upstream, ctx.namespace), *[None] * ctx.others
 
 
+def _has_value(upstream: Tensor) -> bool:
+    """May the value decide what is done? Not a FakeTensor's, which has none, nor one that a mode records (make_fx)."""
+    return type(upstream) is Tensor and not torch._C._len_torch_dispatch_stack()
+
+
 def scaled(gradients: Gradients, upstream: Tensor, namespace: str) -> Gradients:
     """Gradients that nobody else holds, times the upstream gradient of a scalar loss: in place."""
     if not upstream.is_cpu:
         scale_ = getattr(torch.ops, namespace).scale_.default  # reads the factor on the device
         for gradient in gradients:
             scale_(_as_memory(gradient), upstream)
-    elif type(upstream) is not Tensor or upstream.item() != 1.0:  # a FakeTensor has no value
+    elif not _has_value(upstream) or upstream.item() != 1.0:
         for gradient in gradients:
             gradient.mul_(upstream)
     return gradients

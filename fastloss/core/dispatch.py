@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from fastloss.core import arguments, environment, memo, torch_losses
+from fastloss.core.arguments import Refused
 from fastloss.core.backends import CHOICES, KERNELS, NAMES, NONE, Explanation, unavailable
 
 Run = Callable[[], Any]
@@ -120,7 +121,7 @@ class Resolution(NamedTuple):
 
     explanation: Explanation
     run: Run
-    call: Call | str  # as it was lowered, or why it was not
+    call: Call | Refused | None  # as it was lowered, or why it was not; None: nobody asked
 
 
 class Skeleton(Protocol):
@@ -128,20 +129,20 @@ class Skeleton(Protocol):
 
     def attach(self, reference: Callable[..., Any]) -> None: ...
 
-    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> Call | str: ...
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> Call | Refused: ...
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
 
 
-def _select(requested: str, call: Call | str) -> Explanation:
+def _select(requested: str, call: Call | Refused) -> Explanation:
     """The backend of a lowered call; a BackendError if an explicit one cannot run it."""
     if isinstance(call, arguments.Invalid):
-        if requested == "auto" or call is arguments.EMPTY:
-            return Explanation("reference", f"left to torch: {call}")
-        return Explanation(NONE, f"fastloss: backend {requested!r} cannot run this call: {call}")
-    if isinstance(call, str):
-        reason: str | None = call
-        chosen = Explanation("reference", call) if requested == "auto" else None
+        if requested == "auto" or isinstance(call, arguments.Empty):
+            return Explanation("reference", f"left to torch: {call.reason}")
+        return Explanation(NONE, f"fastloss: backend {requested!r} cannot run this call: {call.reason}")
+    if isinstance(call, Refused):
+        reason: str | None = call.reason
+        chosen = Explanation("reference", call.reason) if requested == "auto" else None
     else:
         device = call.device_type
         chosen = CHOICES[requested, device]
@@ -151,14 +152,14 @@ def _select(requested: str, call: Call | str) -> Explanation:
     return chosen
 
 
-def _lowered(skeleton: Skeleton, requested: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | str:
+def _lowered(skeleton: Skeleton, requested: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | Refused:
     if arguments.leaves():
         return arguments.LEAVES
     return skeleton.lower(args, kwargs, automatic=requested == "auto")
 
 
 def _overridden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Does an argument want to answer torch's functions itself?"""
+    """Whether an argument wants to answer torch's functions itself."""
     some = has_torch_function(args) or (kwargs and has_torch_function(tuple(kwargs.values())))
     return bool(some and arguments.overriding(args, kwargs))
 
@@ -182,7 +183,7 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
 
         def resolve(requested: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Resolution:
             if requested == "reference":
-                return Resolution(_EXPLICIT_REFERENCE, answer(args, kwargs), "")
+                return Resolution(_EXPLICIT_REFERENCE, answer(args, kwargs), None)
             if _overridden(args, kwargs):
                 chosen = _select(requested, arguments.OVERRIDDEN)
 
@@ -195,7 +196,7 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
                 return Resolution(chosen, override, arguments.OVERRIDDEN)
             call = _lowered(skeleton, requested, args, kwargs)
             chosen = _select(requested, call)
-            if isinstance(call, str):
+            if isinstance(call, Refused):
                 if chosen.backend != NONE:
                     return Resolution(chosen, answer(args, kwargs), call)
 
@@ -218,14 +219,14 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
             if run is not None:
                 return run(described[1])
             resolution = resolve(requested, args, kwargs)
-            if resolution.explanation.backend in KERNELS and not isinstance(resolution.call, str):
+            if resolution.explanation.backend in KERNELS and not isinstance(resolution.call, Refused):
                 call = cast(RepeatableCall, resolution.call)
                 run = call.repeated(described[1], KERNELS[resolution.explanation.backend].namespace)
                 if run is not None:
                     known.remember(described[0], run)
             return resolution.run()
 
-        def resolved(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, Call | str]:
+        def resolved(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, Call | Refused | None]:
             resolution = resolve(_requested(), args, kwargs)
             return resolution.explanation, resolution.call
 

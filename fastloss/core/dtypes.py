@@ -26,6 +26,12 @@ def widened(*operands: Any) -> tuple[Any, ...]:
     return tuple(x.to(to.get(x.dtype, x.dtype)) if isinstance(x, Tensor) else x for x in operands)
 
 
+def in_float32(value: Any) -> Any:
+    """A tensor of halves in float32; anything else as it is."""
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if half else value
+
+
 def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     """No autocast inside, on the tensor's device; torch has none for meta tensors, and raises."""
     device = tensor.device.type
@@ -33,7 +39,7 @@ def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
 
 
 def one_dtype(arguments: dict[str, Any], *names: str) -> bool:
-    """Have the arguments of these names one dtype? Under autocast all become float32, unless one is a double."""
+    """Whether arguments of these names have one dtype. Under autocast all become float32, unless one is a double."""
     tensors = [arguments[name] for name in names if isinstance(arguments.get(name), Tensor)]
     dtypes = {x.dtype for x in tensors}
     if len(dtypes) < 2:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.core import torch_losses
-from fastloss.core.arguments import Domain, Hyper, Invalid
+from fastloss.core.arguments import Domain, Hyper, Invalid, Refused
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import one_dtype, result_dtype, widened
 from fastloss.core.metrics import counted
@@ -29,14 +29,14 @@ __all__ = [
 
 
 def _fits(weight: Tensor, target: Tensor) -> bool:
-    """Does the weight broadcast to the target, and not the other way round?"""
+    """Whether the weight broadcasts to the target, and not the other way round."""
     try:
         return torch.broadcast_shapes(weight.shape, target.shape) == target.shape
     except RuntimeError:
         return False
 
 
-def _torch_weights(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _torch_weights(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     """Weights as torch wants them; what it refuses, it shall refuse."""
     names = ("input", "target", "weight", "pos_weight")
     if not one_dtype(arguments, *names):
@@ -194,7 +194,7 @@ def _check_focal(alpha: Any, gamma: Any) -> None:
         raise ValueError(f"gamma must not be negative, got {gamma}")
 
 
-def _with_positives(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _with_positives(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     _check_focal(arguments.get("alpha", 0.25), arguments.get("gamma", 2.0))
     if isinstance(arguments.get("normalizer"), str) and isinstance(arguments.get("targets"), Tensor):
         arguments["normalizer"] = _positives(arguments["normalizer"], arguments["targets"], arguments.get("mask"))
@@ -281,7 +281,7 @@ def sigmoid_focal_loss(
 # ------------------------------------------------------------------------------------------ margins
 
 
-def _of_input_dtype(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _of_input_dtype(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     input, target = arguments.get("input"), arguments.get("target")
     if isinstance(input, Tensor) and isinstance(target, Tensor):
         if target.is_floating_point() and not one_dtype(arguments, "input", "target"):
@@ -293,7 +293,7 @@ def _of_input_dtype(arguments: dict[str, Any]) -> dict[str, Any] | str:
     return arguments
 
 
-def _of_soft_margin(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _of_soft_margin(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     target = arguments.get("target")
     if isinstance(target, Tensor) and (target.requires_grad or target.dtype == torch.bool):
         return Invalid("torch neither differentiates the target nor negates bool tensors")
@@ -406,7 +406,7 @@ def hinge_embedding_loss(
     return torch_losses.hinge_embedding_loss(input, target, margin, size_average, reduce, reduction)
 
 
-def _of_ranking(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _of_ranking(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     tensors = [arguments.get(name) for name in ("input1", "input2", "target")]
     if all(isinstance(x, Tensor) for x in tensors):
         if len({x.dim() for x in tensors}) > 1:  # type: ignore[union-attr]

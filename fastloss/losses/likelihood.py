@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastloss.core import torch_losses
-from fastloss.core.arguments import EMPTY, Domain, Hyper, Invalid, warn
+from fastloss.core.arguments import Domain, Empty, Hyper, Invalid, Refused, warn
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype, widened
 from fastloss.core.metrics import counted
@@ -22,7 +22,7 @@ _SWITCH = Hyper(high=1.0)
 _SCALES = Domain("scale has negative entry/entries")
 
 
-def _with_variance(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _with_variance(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     """The variance as torch's rules see it: the shape of the input, or one dimension short, or one of size 1."""
     input, target, var = (arguments.get(name) for name in ("input", "target", "var"))
     if not isinstance(input, Tensor) or not isinstance(target, Tensor) or not isinstance(var, (float, Tensor)):
@@ -99,7 +99,7 @@ def gaussian_nll_loss(
     return torch_losses.gaussian_nll_loss(input, target, var, full, eps, reduction)
 
 
-def _with_scale(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _with_scale(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     scale = arguments.get("scale")
     if isinstance(scale, (int, float)) and not scale >= 0:
         return Invalid("scale is negative")
@@ -192,7 +192,7 @@ def laplace_nll_loss(
     return aggregate(losses, reduction, mask, normalizer).to(dtype)
 
 
-def _of_counts(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _of_counts(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     input = arguments.get("input")
     if isinstance(input, Tensor) and not input.is_floating_point():
         return Invalid("the input is not floating-point")
@@ -256,12 +256,12 @@ def poisson_nll_loss(
     return torch_losses.poisson_nll_loss(input, target, log_input, full, size_average, eps, reduce, reduction)
 
 
-def _of_divergence(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _of_divergence(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     for x in (arguments.get("input"), arguments.get("target")):
         if not isinstance(x, Tensor) or not x.is_floating_point():
             return Invalid("input or target is no floating-point tensor")
         if not x.numel():
-            return EMPTY
+            return Empty()
     modern = arguments.get("size_average") is None and arguments.get("reduce") is None
     reduction = arguments.get("reduction", "mean")
     if reduction == "batchmean" and not modern:

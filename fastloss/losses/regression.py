@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.core import torch_losses
-from fastloss.core.arguments import Domain, Hyper, Invalid
+from fastloss.core.arguments import Domain, Hyper, Invalid, Refused, reduction_of
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import one_dtype, result_dtype, widened
 from fastloss.core.metrics import counted
@@ -34,7 +34,7 @@ _LEVELS = Domain("tau must be between 0 and 1")
 _WEIGHTED = ("cuda", "xpu")
 
 
-def _torch_weights(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _torch_weights(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     """A weight of another dtype takes part in torch's promotion, which the kernels' weights do not."""
     input, weight = arguments.get("input"), arguments.get("weight")
     if isinstance(input, Tensor) and isinstance(weight, Tensor) and input.dtype != weight.dtype:
@@ -93,7 +93,7 @@ def mse_loss(
     return torch_losses.mse_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
 
 
-def _without_bool(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _without_bool(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     if any(isinstance(x, Tensor) and x.dtype == torch.bool for x in map(arguments.get, ("input", "target"))):
         return Invalid("torch does not subtract bool tensors")
     return _torch_weights(arguments)
@@ -148,10 +148,18 @@ def l1_loss(
         >>> l1_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])).item()
         1.0
     """
-    return torch_losses.l1_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
+    how = reduction_of({"size_average": size_average, "reduce": reduce}, reduction)
+    known = weight is not None and weight.size() == input.size() == target.size() and how in ("none", "mean", "sum")
+    if weight is None or not known:
+        return torch_losses.l1_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
+    # As torch has it, which (2.13) loses the weight under a TorchFunctionMode, of torch.export for one.
+    losses = (input - target).abs() * weight
+    if how == "none":
+        return losses
+    return losses.sum() / weight.sum() if how == "mean" else losses.sum()
 
 
-def _one_dtype(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _one_dtype(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     if not one_dtype(arguments, "input", "target", "weight"):
         return Invalid("torch gives mixed dtypes the input's, and fails in backward")
     return arguments
@@ -291,10 +299,10 @@ def _checked_penalty(crossing_penalty: float) -> float:
     return crossing_penalty
 
 
-def _with_levels(arguments: dict[str, Any]) -> dict[str, Any] | str:
+def _with_levels(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
     input, target, tau = (arguments.get(name) for name in ("input", "target", "tau"))
     if _checked_penalty(arguments.get("crossing_penalty", 0.0)):
-        return "a crossing penalty compares neighbouring levels"
+        return Refused("a crossing penalty compares neighbouring levels")
     if isinstance(input, Tensor) and isinstance(target, Tensor) and isinstance(tau, (int, float, Tensor)):
         arguments["target"] = _leveled(input, target, tau)
     return arguments

@@ -54,7 +54,7 @@ def broadcast_shape(operands: Sequence[Tensor]) -> torch.Size:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Do the elements fill a block of memory, each once?"""
+    """Whether the elements fill a block of memory, each once."""
     if tensor.is_contiguous():
         return True
     expected = 1

@@ -21,11 +21,14 @@ fastloss/skeletons/triplets.py.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from fastloss.operators.batch import one_by_one
 
 _HOW = "Tensor? upstream, int wanted"
 SCHEMAS = {
@@ -72,26 +75,5 @@ META: dict[str, Any] = {
 
 # ------------------------------------------------------------------------------------------ vmap
 #
-# Entry by entry: the work of one is far above the overhead of a call.
-
-
-def _entry(x: Any, dim: Any, number: int) -> Any:
-    return x.select(dim, number) if isinstance(dim, int) else x
-
-
 def vmap_rules(ops: Any) -> dict[str, Any]:
-    def looped(name: str) -> Callable[..., Any]:
-        def rule(info: Any, in_dims: Any, *arguments: Any) -> Any:
-            results = [
-                getattr(ops, name)(*(_entry(x, dim, b) for x, dim in zip(arguments, in_dims, strict=True)))
-                for b in range(info.batch_size)
-            ]
-            outputs = tuple(
-                [torch.stack(x) for x in zip(*parts, strict=True)] if isinstance(parts[0], list) else torch.stack(parts)
-                for parts in zip(*results, strict=True)
-            )
-            return outputs, tuple([0] * len(x) if isinstance(x, list) else 0 for x in outputs)
-
-        return rule
-
-    return {name: looped(name) for name in SCHEMAS}
+    return {name: functools.partial(one_by_one, getattr(ops, name)) for name in SCHEMAS}

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss.core.arguments import leaves
+from fastloss.core.arguments import differentiation_refused, leaves
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
 from fastloss.core.dtypes import widened
 from fastloss.tiles.similarity import row_dots
@@ -55,7 +55,7 @@ def unit(x: Tensor, normalize: bool) -> Tensor:
     """x (N, D), or its rows on the unit sphere; the vector 0 stays 0."""
     if not normalize:
         return x
-    if torch.autograd.forward_ad._current_level >= 0 or torch.compiler.is_compiling() or leaves():
+    if torch.compiler.is_compiling() or leaves() or differentiation_refused():
         return F.normalize(x, dim=-1, eps=NORM_EPS)
     return differentiate(UnitProblem((0,) if gradient_wanted(x) else ()), "", (x,))  # torch's own operators
 

@@ -23,11 +23,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastloss.core.arguments import EMPTY, SMALL_ON_CPU, Invalid, Signature, autocast_applies, check_range
+from fastloss.core.arguments import (
+    SMALL_ON_CPU,
+    Empty,
+    Invalid,
+    Refused,
+    Signature,
+    autocast_applies,
+    check_range,
+    readable,
+)
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted, scaled
 from fastloss.core.dtypes import without_autocast
 from fastloss.core.registry import LOSSES
-from fastloss.operators.row import NONE, RowOperands, row_layout
+from fastloss.operators.row import NONE, RowOptions, row_layout
 from fastloss.skeletons.row import SMALL, Row, batch_shape
 from fastloss.tiles.linear import LinearOperands, as_rows, deferred, forward, forward_backward, of_counted_rows
 
@@ -74,9 +83,7 @@ class LinearProblem(NamedTuple):
     ) -> Gradients:
         """`state`: for reduction none, the gradients for upstream gradients of 1, if they were made in forward."""
         *_, o = self._operands(tensors)
-        # a FakeTensor has no value, and torch.compile does not look at one
-        has_values = upstream.is_cpu and type(upstream) is Tensor and not torch.compiler.is_compiling()
-        common = _common_value(upstream, o) if has_values and not self.reduced else None
+        common = _common_value(upstream, o) if readable(upstream) and not self.reduced else None
         if common is not None:
             if not state:
                 _, state = self._walk(namespace, tensors, self.wanted, None)
@@ -113,7 +120,7 @@ class LinearProblem(NamedTuple):
 
     def _operands(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None, LinearOperands]:
         input, matrix, bias, target, weight = self._tensors(tensors)
-        row = RowOperands(target, weight, self.loss, self.parameters, self.ignore_index, self.reduction)
+        row = RowOptions(target, weight, self.loss, self.parameters, self.ignore_index, self.reduction)
         return input, matrix, bias, LinearOperands(row, self.positions, self.chunk, self.wide)
 
     def _flat(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
@@ -191,7 +198,7 @@ class LinearRow:
         """What the reference body answers."""
         return self.signature.reference(*args, **kwargs)
 
-    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> LinearRowCall | str:
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> LinearRowCall | Refused:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
         bound = self.signature.bind(args, kwargs)
         if bound is None:
@@ -209,12 +216,12 @@ class LinearRow:
             return Invalid("linear_bias or the dimensions do not fit")
         shape = torch.Size((*input.shape[:-1], *matrix.shape[:-1]))
         if automatic and input.is_cpu and math.prod(shape) <= SMALL_ON_CPU:
-            return SMALL
+            return Refused(SMALL)
         if input.shape[-1] == 0:
-            return EMPTY
+            return Empty()
         tensors = [t for t in (input, matrix, bias) if t is not None]
         if any(t.layout != torch.strided for t in tensors):
-            return "a tensor that is not strided"
+            return Refused("a tensor that is not strided")
         narrow = autocast_applies(input)
         dtype = torch.get_autocast_dtype(input.device.type) if narrow else input.dtype
         for t in tensors:
@@ -227,7 +234,7 @@ class LinearRow:
         if ignore_index is not None and isinstance(target, Tensor) and target.shape == shape:
             return Invalid("soft targets have no ignore_index")
         if torch._C._are_functorch_transforms_active():
-            return "torch.func, whose transforms the walk over chunks does not support"
+            return Refused("torch.func, whose transforms the walk over chunks does not support")
         operands = self.row.lower_operands(
             {**bound, "ignore_index": -100 if ignore_index is None else ignore_index},
             shape,
@@ -235,7 +242,7 @@ class LinearRow:
             input.device,
             narrow,
         )
-        if isinstance(operands, str):
+        if isinstance(operands, Refused):
             return operands
         if operands.weight is not None and not operands.target.is_floating_point():
             # the mean's denominator takes the weights of the targets before a kernel sees them

@@ -11,9 +11,10 @@ from torch import Tensor
 from fastloss.core.arguments import (
     DEVICES,
     DTYPES,
-    EMPTY,
+    Empty,
     Hyper,
     Invalid,
+    Refused,
     Signature,
     autocast_applies,
     differentiation_refused,
@@ -144,7 +145,7 @@ class Outer:
         losses = self.signature.reference(**arguments, **parameters, mask=call.row_factor, reduction="none")
         return (losses.sum() if call.reduce else losses) * call.factor
 
-    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> OuterCall | str:
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> OuterCall | Refused:
         bound = self.signature.bind(args, kwargs)
         if bound is None:
             return Invalid("the arguments do not match the signature")
@@ -164,15 +165,15 @@ class Outer:
         if any(x.shape != source.shape and x.shape != source.shape[-1:] for x in operands):
             return Invalid("an operand of the sources does not have their shape")
         if source.numel() == 0 or target.numel() == 0:
-            return EMPTY
+            return Empty()
         parameters = self.signature.parameter_values(bound)
-        if isinstance(parameters, str):
+        if isinstance(parameters, Refused):
             return parameters
         reduction = bound.get("reduction", "mean")
         if reduction not in ("none", "mean", "sum"):
             return Invalid(f"no reduction {reduction!r}")
         weighting = _weighting(reduction, rows, bound, source, accumulator(source, target))
-        if isinstance(weighting, str):
+        if isinstance(weighting, Refused):
             return weighting
         factor, row_factor = weighting
         return OuterCall(
@@ -191,7 +192,7 @@ class Outer:
         )
 
 
-def _refused(tensors: list[Any], names: tuple[str, ...]) -> str | None:
+def _refused(tensors: list[Any], names: tuple[str, ...]) -> Refused | None:
     """Why the kernels do not take these as source, target and operands."""
     for x, name in zip(tensors, names, strict=True):
         if not isinstance(x, Tensor):
@@ -199,13 +200,13 @@ def _refused(tensors: list[Any], names: tuple[str, ...]) -> str | None:
         if x.device != tensors[0].device:
             return Invalid("the tensors are on different devices")
         if x.dtype not in DTYPES:
-            return f"no kernels for {name} of {x.dtype}"
+            return Refused(f"no kernels for {name} of {x.dtype}")
         if x.layout is not torch.strided:
-            return f"no kernels for the layout {x.layout}"
+            return Refused(f"no kernels for the layout {x.layout}")
         if wraps(x):
-            return f"no kernels for {type(x).__name__}"
+            return Refused(f"no kernels for {type(x).__name__}")
     device = tensors[0].device.type
-    return None if device in DEVICES else f"no kernels for {device} tensors"
+    return None if device in DEVICES else Refused(f"no kernels for {device} tensors")
 
 
 def _constant(tensor: Tensor) -> Tensor:
@@ -219,7 +220,7 @@ def _rows(tensor: Tensor) -> Tensor:
 
 def _weighting(
     reduction: str, rows: torch.Size, bound: dict[str, Any], source: Tensor, dtype: torch.dtype
-) -> tuple[float, Tensor | None] | str:
+) -> tuple[float, Tensor | None] | Refused:
     """(factor of all rows, factors of the rows or None)"""
     mask, row_weights, normalizer = bound.get("mask"), bound.get("weights"), bound.get("normalizer")
     check_fit(rows, source.device, normalizer, mask=mask, weights=row_weights)
@@ -227,7 +228,7 @@ def _weighting(
         if x is None:
             continue
         if x.requires_grad:
-            return "the weights of the rows require a gradient"
+            return Refused("the weights of the rows require a gradient")
         if x.is_complex():
             return Invalid("the weights of the rows are complex")
     try:
@@ -235,7 +236,7 @@ def _weighting(
     except ValueError as error:
         return Invalid(str(error))
     if scale is not None and scale.requires_grad:
-        return "the normalizer requires a gradient"
+        return Refused("the normalizer requires a gradient")
     total = None if scale is None else scale.to(source.device)
     for x in (row_weights, mask):
         if x is not None:  # 0 stays 0, whatever the scale

@@ -12,11 +12,12 @@ from torch import Tensor
 from fastloss.core.arguments import (
     DEVICES,
     DTYPES,
-    EMPTY,
     SMALL_ON_CPU,
     Domain,
+    Empty,
     Hyper,
     Invalid,
+    Refused,
     Signature,
     accumulator_dtype,
     autocast_applies,
@@ -27,6 +28,7 @@ from fastloss.core.arguments import (
 )
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
 from fastloss.core.backends import NAMESPACES
+from fastloss.core.dtypes import in_float32
 from fastloss.core.memo import Run
 from fastloss.core.reductions import AGGREGATIONS, check_fit, weights
 from fastloss.core.registry import BY_KERNEL, LOSSES
@@ -207,7 +209,7 @@ class Pointwise:
         drop_in: bool = False,
         autocast: tuple[str, ...] = DEVICES,
         weighted_autocast: tuple[str, ...] | None = None,
-        prepare: Callable[[dict[str, Any]], dict[str, Any] | str] | None = None,
+        prepare: Callable[[dict[str, Any]], dict[str, Any] | Refused] | None = None,
     ) -> None:
         self.operands = operands
         self.fill = fill or {}
@@ -246,12 +248,12 @@ class Pointwise:
         value = bound.get(argument, self.signature.defaults[argument])
         return f"{self.signature.name}_{value}" if value in values else None
 
-    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> PointwiseCall | str:
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> PointwiseCall | Refused:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
         if automatic and self.drop_in:
             first = args[0] if args else kwargs.get(self.operands[0])
             if isinstance(first, Tensor) and first.is_cpu and first.numel() <= SMALL_ON_CPU:
-                return _SMALL
+                return Refused(_SMALL)
         bound = self.signature.bind(args, kwargs)
         if bound is None:
             return Invalid("the arguments do not match the signature")
@@ -260,7 +262,7 @@ class Pointwise:
             return Invalid(f"there is no such {self.variant[0]}")  # type: ignore[index]
         if self.prepare is not None:
             prepared = self.prepare(bound)
-            if isinstance(prepared, str):
+            if isinstance(prepared, Refused):
                 return prepared
             bound = prepared
         reason = differentiation_refused()
@@ -292,16 +294,16 @@ class Pointwise:
         if reason is not None:
             return reason
         parameters = self.signature.parameter_values(bound)
-        if isinstance(parameters, str):
+        if isinstance(parameters, Refused):
             return parameters
         try:
             shape = broadcast_shape(tensors)
         except RuntimeError:
             return Invalid("the operands do not broadcast")
         if len(shape) > MAX_DIMENSIONS:
-            return f"{len(shape)} dimensions; the kernels take up to {MAX_DIMENSIONS}"
+            return Refused(f"{len(shape)} dimensions; the kernels take up to {MAX_DIMENSIONS}")
         if 0 in shape:
-            return EMPTY
+            return Empty()
         if self.shapes != "broadcast" and len(tensors) > 1 and tensors[1].shape != first.shape:
             if self.shapes == "equal":
                 return Invalid("the shapes of the first two arguments differ")
@@ -312,7 +314,7 @@ class Pointwise:
         else:
             how = reduction_of(bound, self._default_reduction)
         weighting = self._weighting(how, shape, bound, first)
-        if isinstance(weighting, str):
+        if isinstance(weighting, Refused):
             return weighting
         weight, masked, factor, scale = weighting
         if torch.compiler.is_compiling() and how not in ("none", "sum", "token-sum"):
@@ -328,7 +330,7 @@ class Pointwise:
             dtype, code = torch.float32, 0
         measure = bool(bound.get("return_terms", False))
         if measure and torch._C._are_functorch_transforms_active():
-            return "return_terms under a transform of torch.func"
+            return Refused("return_terms under a transform of torch.func")
         others = {name: value for name, value in bound.items() if name not in names and isinstance(value, Tensor)}
         differentiable = [place for place, name in enumerate(names) if name in self.differentiable]
         # In the order of the problem: the operands, the other arguments (the weight is one of them), the scale.
@@ -359,7 +361,7 @@ class Pointwise:
 
     def _weighting(
         self, how: Any, shape: torch.Size, bound: dict[str, Any], first: Tensor
-    ) -> tuple[Tensor | None, bool, float, Tensor | None] | str:
+    ) -> tuple[Tensor | None, bool, float, Tensor | None] | Refused:
         """(weight, does it mask, factor, scale) for losses of a shape."""
         mask, weight = bound.get("mask"), bound.get(self.weight)
         plain = mask is None and weight is None and bound.get("normalizer") is None
@@ -375,9 +377,9 @@ class Pointwise:
             if not isinstance(x, Tensor) or x.device != first.device:
                 return Invalid("the weights are no tensor on the device of the operands")
             if x.dtype not in _OPERAND_DTYPES:
-                return f"no kernels for weights of {x.dtype}"
+                return Refused(f"no kernels for weights of {x.dtype}")
             if x.requires_grad:
-                return "the weights require a gradient"
+                return Refused("the weights require a gradient")
         if weight is not None:
             if weight.shape != first.shape or weight.shape != shape:
                 return Invalid("the weights do not have the shape of the input")
@@ -395,7 +397,7 @@ class Pointwise:
         except ValueError as error:
             return Invalid(str(error))
         if scale is not None and scale.requires_grad:
-            return "the normalizer requires a gradient"
+            return Refused("the normalizer requires a gradient")
         if scale is not None:
             scale = scale.to(first.device)
         return mask, mask is not None, factor, scale
@@ -411,8 +413,8 @@ class Pointwise:
             self._check_fit(args, kwargs)
         weight = (self.signature.bind(args, kwargs) or {}).get(self.weight) if self.weight else None
         if isinstance(first, Tensor) and self._narrows(first, weight):
-            args = tuple(_widened(x) for x in args)
-            kwargs = {name: _widened(x) for name, x in kwargs.items()}
+            args = tuple(in_float32(x) for x in args)
+            kwargs = {name: in_float32(x) for name, x in kwargs.items()}
         return self.signature.reference(*args, **kwargs)
 
     def _check_fit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -427,26 +429,26 @@ class Pointwise:
         check_fit(shape, tensors[0].device, bound.get("normalizer"), mask=bound.get("mask"))
 
     def _narrows(self, first: Tensor, weight: Any) -> bool:
-        """Does autocast have the loss in float32?"""
+        """Whether autocast has the loss in float32."""
         devices = self.autocast if weight is None else self.weighted_autocast
         return first.device.type in devices and autocast_applies(first)
 
 
-def _refused(tensors: list[Tensor]) -> str | None:
+def _refused(tensors: list[Tensor]) -> Refused | None:
     """Why the kernels do not take these tensors as operands."""
     device = tensors[0].device
     for x in tensors:
         if x.dtype not in _OPERAND_DTYPES:
-            return f"no kernels for {x.dtype}"
+            return Refused(f"no kernels for {x.dtype}")
         if x.layout is not torch.strided:
-            return f"no kernels for the layout {x.layout}"
+            return Refused(f"no kernels for the layout {x.layout}")
         if wraps(x):
-            return f"no kernels for {type(x).__name__}"
+            return Refused(f"no kernels for {type(x).__name__}")
         if x.device != device:
             if x.dim() == 0 and x.is_cpu:
-                return "a 0-d operand on the CPU beside one on a device"
+                return Refused("a 0-d operand on the CPU beside one on a device")
             return Invalid("the operands are on different devices")
-    return None if device.type in DEVICES else f"no kernels for {device.type} tensors"
+    return None if device.type in DEVICES else Refused(f"no kernels for {device.type} tensors")
 
 
 def _category(dtype: torch.dtype) -> int:
@@ -470,11 +472,6 @@ def _result_type(tensors: list[Tensor], expanded: bool) -> torch.dtype:
     if zero is None or whole is None:
         return zero or whole  # type: ignore[return-value]
     return zero if _category(zero) > _category(whole) else whole
-
-
-def _widened(value: Any) -> Any:
-    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
-    return value.float() if half else value
 
 
 def _warn_of_broadcasting(target: Tensor, input: Tensor) -> None:

@@ -11,10 +11,11 @@ from torch import Tensor
 from fastloss.core.arguments import (
     DEVICES,
     DTYPES,
-    EMPTY,
     SMALL_ON_CPU,
+    Empty,
     Hyper,
     Invalid,
+    Refused,
     Signature,
     accumulator_dtype,
     autocast_applies,
@@ -25,7 +26,16 @@ from fastloss.core.arguments import (
 )
 from fastloss.core.autograd import Gradients, differentiate, differentiate_in_place, gradient_wanted
 from fastloss.core.registry import BY_KERNEL, LOSSES
-from fastloss.operators.row import MEAN, NONE, REDUCTIONS, RowOperands, denominator, row_count, row_layout
+from fastloss.operators.row import (
+    COMMON_STATISTICS,
+    MEAN,
+    NONE,
+    REDUCTIONS,
+    RowOptions,
+    denominator,
+    row_count,
+    row_layout,
+)
 
 SMALL = f"up to {SMALL_ON_CPU} logits on a CPU, torch's own kernels are quicker than the way to ours"
 
@@ -75,7 +85,7 @@ class RowProblem(NamedTuple):
 
     def reference(self, tensors: Sequence[Tensor]) -> Tensor:
         logits, *operands = self._operands(tensors)
-        return LOSSES[self.loss].on_operands(RowOperands(*operands, self.reduction), logits)  # type: ignore[call-arg]
+        return LOSSES[self.loss].on_operands(RowOptions(*operands, self.reduction), logits)  # type: ignore[call-arg]
 
     def _operands(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         """Those of the row operators before the reduction."""
@@ -87,7 +97,7 @@ class RowCall(NamedTuple):
     """A call of a loss over rows of logits, ready for an operator."""
 
     logits: Tensor  # (rows, C) or (N, C, D)
-    operands: RowOperands
+    operands: RowOptions
     inplace: bool
     dtype: torch.dtype  # of the returned loss
     shape: torch.Size  # of the returned loss where reduction is none
@@ -122,6 +132,9 @@ class Row:
         index_targets_only: the kernels know no target that is spread over the classes: class probabilities and
             ``label_smoothing`` are the reference's.
         drop_in: torch has this loss as a kernel or two, which answer for small inputs on a CPU.
+        outputs: numbers that a row gives.
+        sums: sums over the classes that are the functor's own.
+        two_rows: the loss compares each row of logits with a second one.
     """
 
     def __init__(
@@ -131,11 +144,17 @@ class Row:
         weight: str = "weight",
         index_targets_only: bool = False,
         drop_in: bool = False,
+        outputs: int = 1,
+        sums: int = 0,
+        two_rows: bool = False,
     ) -> None:
         self.parameters = parameters
         self.weight = weight
         self.index_targets_only = index_targets_only
         self.drop_in = drop_in
+        self.outputs = outputs
+        self.two_rows = two_rows
+        self.statistics = COMMON_STATISTICS + 2 * two_rows + sums
 
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, self.parameters)
@@ -145,7 +164,7 @@ class Row:
         """What the reference body answers."""
         return self.signature.reference(*args, **kwargs)
 
-    def on_operands(self, call: RowOperands, logits: Tensor) -> Tensor:
+    def on_operands(self, call: RowOptions, logits: Tensor) -> Tensor:
         """The reference body on a skeleton's operands, in terms of `logits` (which may be differentiated)."""
         target = call.target
         if not target.is_floating_point() and logits.dim() == 3:
@@ -158,11 +177,11 @@ class Row:
         )
         return loss.reshape(-1) if call.reduction == NONE else loss
 
-    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> RowCall | str:
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> RowCall | Refused:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
         logits = args[0] if args else kwargs.get("input")
         if automatic and self.drop_in and isinstance(logits, Tensor) and _small(logits):
-            return SMALL
+            return Refused(SMALL)
         bound = self.signature.bind(args, kwargs)
         if bound is None:
             return Invalid("the arguments do not match the signature")
@@ -170,11 +189,11 @@ class Row:
             return Invalid("an argument is missing or has no meaning")
         narrow = autocast_applies(logits)
         if logits.layout != torch.strided:
-            return f"no kernels for the layout {logits.layout}"
+            return Refused(f"no kernels for the layout {logits.layout}")
         if wraps(logits) or wraps(bound.get("target")):
-            return f"no kernels for {type(logits).__name__} and {type(bound.get('target')).__name__}"
+            return Refused(f"no kernels for {type(logits).__name__} and {type(bound.get('target')).__name__}")
         operands = self.lower_operands(bound, logits.shape, logits.dtype, logits.device, narrow)
-        if isinstance(operands, str):
+        if isinstance(operands, Refused):
             return operands
         class_contiguous = logits.dim() > 2 and _class_contiguous(logits)
         return RowCall(
@@ -189,7 +208,7 @@ class Row:
 
     def lower_operands(
         self, bound: dict[str, Any], shape: torch.Size, dtype: torch.dtype, device: torch.device, narrow: bool
-    ) -> RowOperands | str:
+    ) -> RowOptions | Refused:
         """The operands that go with logits of (C), (N, C) or (N, C, d1 .. dk); soft targets are left as they are.
 
         narrow: autocast applies, so that class weights may have another dtype than the logits.
@@ -210,17 +229,17 @@ class Row:
         elif target.dtype != torch.int64 and (target.dtype != torch.uint8 or len(shape) > 2):
             return Invalid("index targets are int64, or uint8 for logits of one or two dimensions")
         if 0 in shape:
-            return EMPTY
+            return Empty()
         if not dtype.is_floating_point:
             return Invalid("the logits are not floating-point")
         if dtype not in DTYPES:
-            return f"no kernels for {dtype}"
+            return Refused(f"no kernels for {dtype}")
         if device.type not in DEVICES:
-            return f"no kernels for {device.type} tensors"
+            return Refused(f"no kernels for {device.type} tensors")
         if self.index_targets_only and (soft or bound.get("label_smoothing")):
-            return "the kernels of this loss have no class probabilities and label smoothing"
+            return Refused("the kernels of this loss have no class probabilities and label smoothing")
         parameters = self.signature.parameter_values(bound)
-        if isinstance(parameters, str):
+        if isinstance(parameters, Refused):
             return parameters
         classes = shape[1] if len(shape) > 1 else shape[0]
         if weight is not None:
@@ -229,19 +248,19 @@ class Row:
             if weight.dtype != dtype and not (narrow and weight.is_floating_point() and weight.dtype != torch.float64):
                 return Invalid("the class weights have another dtype than the logits")
             if weight.requires_grad:
-                return "the class weights require a gradient"
+                return Refused("the class weights require a gradient")
             weight = weight.to(accumulator_dtype(dtype)).contiguous()
         if soft and target.requires_grad:
-            return "the soft targets require a gradient"
+            return Refused("the soft targets require a gradient")
         if soft and target.dtype != dtype:
-            return f"soft targets of {target.dtype} for logits of {dtype}"
+            return Refused(f"soft targets of {target.dtype} for logits of {dtype}")
         reason = differentiation_refused()
         if reason is not None:
             return reason
         if device.type == "cuda" and not soft:
             check_range(target, classes, ignore_index)  # on a CPU the kernel does
         target = target if soft else target.reshape(-1).long().contiguous()
-        return RowOperands(target, weight, self.signature.name, parameters, ignore_index, reduction)
+        return RowOptions(target, weight, self.signature.name, parameters, ignore_index, reduction)
 
 
 def _small(logits: Tensor) -> bool:

@@ -16,14 +16,16 @@ from torch import Tensor
 
 from fastloss.core.arguments import (
     DEVICES,
-    EMPTY,
     SMALL_ON_CPU,
+    Empty,
     Invalid,
+    Refused,
     Signature,
     autocast_applies,
     differentiation_refused,
 )
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
+from fastloss.core.dtypes import in_float32
 from fastloss.operators.similarity import DIFFERENTIABLE
 from fastloss.skeletons.comparisons import (
     IGNORED,
@@ -261,7 +263,7 @@ class Similarity:
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, {})
 
-    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> SimilarityCall | str:
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> SimilarityCall | Refused:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
         bound = self.signature.bind(args, kwargs)
         if bound is None:
@@ -272,7 +274,7 @@ class Similarity:
         if not first.is_floating_point() or first.layout != torch.strided:
             return Invalid(f"no kernels for {first.dtype} of the layout {first.layout}")
         if first.device.type not in DEVICES:
-            return f"no kernels for {first.device.type} tensors"
+            return Refused(f"no kernels for {first.device.type} tensors")
         reason = differentiation_refused()
         if reason is not None:
             return reason
@@ -290,10 +292,10 @@ class Similarity:
         if any(x.device != first.device for x in tensors):
             return Invalid("the arguments are on different devices")
         if any(0 in x.shape for x in tensors):
-            return EMPTY
+            return Empty()
         number = compared[0].shape[0] * (compared[1].shape[0] if compared[1].dim() > 1 else compared[0].shape[0])
         if automatic and first.is_cpu and number <= SMALL_ON_CPU:
-            return _SMALL
+            return Refused(_SMALL)
         return SimilarityCall(compared, reduction, torch.float32 if narrow else first.dtype)
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -302,10 +304,5 @@ class Similarity:
         if not (isinstance(first, Tensor) and autocast_applies(first)):
             return self.signature.reference(*args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
-            args = tuple(_widened(x) for x in args)
-            return self.signature.reference(*args, **{name: _widened(x) for name, x in kwargs.items()})
-
-
-def _widened(x: Any) -> Any:
-    half = isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16)
-    return x.float() if half else x
+            args = tuple(in_float32(x) for x in args)
+            return self.signature.reference(*args, **{name: in_float32(x) for name, x in kwargs.items()})

@@ -25,6 +25,7 @@ from fastloss.operators.row import NONE, SUM
 TILE_BYTES = 16 << 20
 MIN_ROWS, MAX_ROWS = 64, 512
 KEPT_BYTES = 64 << 20
+SLICES = 16  # of a row's classes that are merged at once
 _CACHE_LINE = 64  # bytes
 
 Result = tuple[Tensor, list[Tensor]]
@@ -71,14 +72,6 @@ class _Softmax:
     @classmethod
     def losses(cls, tile: Tensor, target: Tensor) -> Tensor:
         return torch.ops.fastloss.row_forward(tile, target, None, cls.name, cls.parameters, cls.ignore_index, NONE)[0]
-
-    @classmethod
-    def state(cls, tile: Tensor, target: Tensor) -> Tensor:
-        """(2, rows): the largest exponent and log(sum(exp(exponent - largest))); of the columns for (1, rows, columns).
-
-        The target may be any: it is no part of these.
-        """
-        return torch.ops.fastloss.row_forward(tile, target, None, cls.name, cls.parameters, cls.ignore_index, NONE)[1]
 
     @classmethod
     def gradient_(cls, tile: Tensor, target: Tensor) -> Tensor:
@@ -145,25 +138,36 @@ def _chosen(wanted: int, *gradients: Tensor | None) -> list[Tensor]:
 
 
 class _LogSumExp:
-    """log(sum(exp)) of many sums, whose terms arrive a block at a time."""
+    """log(sum(exp)) of many rows, whose classes arrive a slice at a time.
+
+    Some slices wait for each other: a merge rounds the log-sum, and after one for every block of a large tile it would
+    be off by as many roundings.
+    """
 
     def __init__(self, size: int, like: Tensor) -> None:
-        self.largest, self.total = like.new_full((size,), -math.inf), like.new_zeros(size)
-        self._any = torch.zeros(size, dtype=torch.int64, device=like.device)
+        self.slices = self._statistics(like.new_empty(size, 0)).repeat(SLICES, 1, 1)
+        self.waiting = 0
 
     def add(self, some: slice, tile: Tensor, dim: int) -> None:
-        """The terms of the sums in `some` are along `dim`, exponents first."""
-        if tile.shape[dim] == 0 or tile.shape[1 - dim] == 0:
-            return
-        largest, log_total = _Softmax.state(tile if dim == 1 else tile[None], self._any[: tile.shape[1 - dim]])
-        new = torch.maximum(self.largest[some], largest)
-        shift = new.clamp(min=torch.finfo(new.dtype).min)  # -inf - -inf is NaN
-        more = torch.where(largest > -math.inf, torch.exp(largest - shift + log_total), 0)
-        self.total[some] = self.total[some] * torch.exp(self.largest[some] - shift) + more
-        self.largest[some] = new
+        """The classes of the rows in `some` are along `dim` of the tile."""
+        if self.waiting == SLICES:
+            merged = self._merged()
+            self.slices[1:] = self._statistics(tile.new_empty(merged.shape[1], 0))
+            self.slices[0], self.waiting = merged, 1
+        self.slices[self.waiting, :, some] = self._statistics(tile if dim == 1 else tile[None])
+        self.waiting += 1
 
     def value(self) -> Tensor:
-        return self.total.log() + self.largest
+        largest, log_sum = self._merged()[:2]
+        return largest + log_sum
+
+    def _merged(self) -> Tensor:
+        return torch.ops.fastloss.row_merge(self.slices, _Softmax.name, _Softmax.parameters)
+
+    @staticmethod
+    def _statistics(logits: Tensor) -> Tensor:
+        loss = (_Softmax.name, _Softmax.parameters, _Softmax.ignore_index)
+        return torch.ops.fastloss.row_statistics(logits, None, None, None, *loss, 0, max(1, logits.shape[1]))
 
 
 class _Kept:

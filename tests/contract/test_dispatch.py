@@ -156,6 +156,13 @@ def test_operators_pass_opcheck():
             torch.library.opcheck(operator.default, (*operands, *tail, 1))
         _, state = o.row_forward(*operands, *tail, 1)
         torch.library.opcheck(o.row_backward.default, (torch.rand(6), *operands, state, *tail))
+        logits, target, weight = operands
+        steps = (logits, None, target, weight, *tail, 0, 10)
+        statistics = o.row_statistics(*steps)
+        torch.library.opcheck(o.row_statistics.default, steps)
+        torch.library.opcheck(o.row_merge.default, (statistics[None], *tail[:2]))
+        torch.library.opcheck(o.row_outputs.default, (statistics, target, *tail, 10))
+        torch.library.opcheck(o.row_gradient.default, (torch.rand(1, 6), statistics, *steps))
 
 
 def test_validation_before_a_launch():

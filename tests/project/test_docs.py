@@ -125,6 +125,24 @@ def test_every_name_in_prose_exists(file: Path) -> None:
     assert unknown(prose(file)) == []
 
 
+def walks() -> list[list[tuple[str, list[str]]]]:
+    """The tables of docs/design.md that follow a tensor: (file, what it is called there)."""
+    text = (ROOT / "docs" / "design.md").read_text()
+    tables = [table for table in text.split("\n\n") if table.startswith("| file | down | back |")]
+    rows = [[re.findall(r"`([^`]+)`", line) for line in table.splitlines()[2:]] for table in tables]
+    return [[(file, names) for file, *names in table] for table in rows]
+
+
+def test_a_tensor_is_called_what_the_page_says() -> None:
+    """And passes few files and names: 10 and 16 where autograd and glue stood once for each skeleton and device."""
+    assert len(walks()) == 2
+    for walk in walks():
+        for file, names in walk:
+            text = (ROOT / file).read_text()
+            assert [name for name in names if not re.search(rf"\b{name}\b", text)] == [], file
+        assert len(walk) < 10 and len({name for _, names in walk for name in names}) < 16
+
+
 SPELLINGS = set(re.findall(r"`(?:\w+\.)?(\w+)`", (ROOT / "docs" / "glossary.md").read_text().partition("## Public")[2]))
 
 

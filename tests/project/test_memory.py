@@ -52,6 +52,8 @@ ops = torch.ops.fastloss
 x, y, upstream = torch.randn(4, 8), torch.tensor([0, 1, 2, 3]), torch.ones(4)
 row = ("cross_entropy", [0.0, 0.0, 0.0, 1.0], -100)
 state = ops.row_forward(x, y, None, *row, 1)[1]
+steps = (x, None, y, None, *row, 0, 8)
+statistics = ops.row_statistics(*steps)
 operands = ([x, x + 1], None, None, "gaussian_nll_loss", [0.0, 0.0, 1.0], [0.0, 1e-6], 3, 3, False, 1.0)
 one = torch.ones(())
 calls = {
@@ -59,6 +61,10 @@ calls = {
     "row_backward": lambda: ops.row_backward(upstream, x, y, None, state, *row),
     "row_forward_backward": lambda: ops.row_forward_backward(x, y, None, *row, 1),
     "row_forward_backward_": lambda: ops.row_forward_backward_(x.clone(), y, None, *row, 1),
+    "row_statistics": lambda: ops.row_statistics(*steps),
+    "row_merge": lambda: ops.row_merge(statistics[None], *row[:2]),
+    "row_outputs": lambda: ops.row_outputs(statistics, y, *row, 8),
+    "row_gradient": lambda: ops.row_gradient(upstream[None], statistics, *steps),
     "pointwise": lambda: ops.pointwise(*operands, True, True, 0),
     "pointwise_backward": lambda: ops.pointwise_backward(x, *operands),
     "outer": lambda: ops.outer(x, x, [x[0]], None, "quantile_huber_loss", [1.0], 1.0, True, True),

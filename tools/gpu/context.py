@@ -1,4 +1,4 @@
-"""Is this process's CUDA context still of use?"""
+"""Whether this process's CUDA context is still of use."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ CASES = {
 
 
 def forbidden(reason: str) -> bool:
-    """Is it the machine that does not let ncu read counters?"""
+    """Whether it is the machine that does not let ncu read counters."""
     return any(sign in reason for sign in ("ERR_NVGPUCTRPERM", "Failed to initialize the profiler"))
 
 

@@ -19,7 +19,7 @@ def read(tensor, row, row_stride, index, step, mask, A: tl.constexpr):
     return widen(tl.load(tensor + row * row_stride + index.to(tl.int64) * step, mask=mask, other=0.0), A)
 
 
-@triton.jit(do_not_specialize=["sources", "targets", "blocks", "row_strides", "factor"])
+@triton.jit(do_not_specialize=["sources", "targets", "blocks", "row_strides", "factor", "coefficients"])
 def outer_kernel(
     source, target, operands, row_factor, factor, coefficients, loss, gradient,
     sources, targets, blocks, row_strides, steps,
@@ -37,9 +37,7 @@ def outer_kernel(
     x = ()
     for k in tl.static_range(len(operands)):
         x += (read(operands[k], row, row_strides[2 + k], i, steps[2 + k], exists, A)[:, None],)
-    c = ()
-    for k in tl.static_range(len(coefficients)):
-        c += (None if coefficients[k] is None else number(coefficients[k], A),)
+    c = [None if k is None else number(k, A) for k in coefficients]
     f = number(factor, A)
     losses = tl.zeros((SOURCES, TARGETS), A)
     slopes = tl.zeros((SOURCES, TARGETS), A)

@@ -236,8 +236,11 @@ def pointwise_tile(
 
 
 @triton.jit(
-    do_not_specialize=["tiles_a_program", "tiles", "column_tiles", "rows", "columns", "sizes", "strides", "factor"]
-)
+    do_not_specialize=[
+        "tiles_a_program", "tiles", "column_tiles", "rows", "columns", "sizes", "strides", "factor", "scalars",
+        "coefficients",
+    ],
+)  # fmt: skip
 def pointwise_kernel(
     operands, scalars, weight, scale, upstream, factor, coefficients, loss, gradients, partials,
     tiles_a_program, tiles, column_tiles, rows, columns, sizes, strides,

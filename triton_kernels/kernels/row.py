@@ -44,8 +44,10 @@ from .row_tiles import (
 
 
 @triton.jit(
-    do_not_specialize=["rows", "classes", "logits_stride", "target_stride", "gradient_stride", "ignore_index"],
-)
+    do_not_specialize=[
+        "rows", "classes", "logits_stride", "target_stride", "gradient_stride", "ignore_index", "coefficients",
+    ],
+)  # fmt: skip
 def resident_kernel(
     logits, target, weight, state, grad_loss, denominator, loss, gradient,
     rows, classes, logits_stride, target_stride, gradient_stride, ignore_index, coefficients,
@@ -167,8 +169,10 @@ def resident_kernel(
 
 
 @triton.jit(
-    do_not_specialize=["rows", "classes", "logits_stride", "target_stride", "gradient_stride", "ignore_index"],
-)
+    do_not_specialize=[
+        "rows", "classes", "logits_stride", "target_stride", "gradient_stride", "ignore_index", "coefficients",
+    ],
+)  # fmt: skip
 def streaming_kernel(
     logits, target, weight, state, grad_loss, denominator, loss, gradient,
     rows, classes, logits_stride, target_stride, gradient_stride, ignore_index, coefficients,
@@ -363,7 +367,7 @@ def row_total_mass(
 @triton.jit(
     do_not_specialize=[
         "rows", "classes", "positions", "blocks", "ignore_index", "logits_batch", "logits_class",
-        "target_batch", "target_class", "gradient_batch", "gradient_class",
+        "target_batch", "target_class", "gradient_batch", "gradient_class", "coefficients",
     ],
 )  # fmt: skip
 def strided_kernel(

@@ -50,6 +50,13 @@ class RowLoss(NamedTuple):
     index_mass: Any  # (weight, c): what an index target y adds to q_y
     finish: Any  # (top, log_sum, mass, linear, weight, c): (loss, softmax_coefficient)
     modulation: Any = None  # (log_p, c): f(log p) and -f'(log p), of a loss of a class that is not -log p
+    # What more there is in the steps (kernels/row_statistics.py), s being the statistics of a row in their places:
+    target_logit: Any = None  # (z, c): of a margin, z_y as it enters the softmax
+    target_slope: Any = None  # (z, c): its derivative by z_y
+    terms: Any = None  # (from_max, p, second_from_max, second_p, c): what a class adds to each sum of the loss's own
+    rebase: Any = None  # (own, shift, sum, second_shift, second_sum): the sums relative to another maximum
+    values: Any = None  # (s, c): the outputs, a tuple
+    gradient: Any = None  # (from_max, p, q, second_from_max, second_p, s, upstreams, c): d(sum of the outputs) / dz
 
     @property
     def cache_key(self) -> str:

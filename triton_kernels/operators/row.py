@@ -32,8 +32,18 @@ from ..kernels.row import resident_kernel, streaming_kernel, strided_kernel
 from ..losses import declared
 from ..memory import PACKET_BYTES, has_unit_stride, is_aligned, on_device
 from ..sums import sum_rows, sum_target_weights
+from .row_steps import row_gradient, row_merge, row_outputs, row_statistics
 
-__all__ = ["row_backward", "row_forward", "row_forward_backward", "row_forward_backward_"]
+__all__ = [
+    "row_backward",
+    "row_forward",
+    "row_forward_backward",
+    "row_forward_backward_",
+    "row_gradient",
+    "row_merge",
+    "row_outputs",
+    "row_statistics",
+]
 
 NONE, MEAN, SUM = 0, 1, 2  # reduction
 

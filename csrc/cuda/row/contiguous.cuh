@@ -137,10 +137,9 @@ struct Slice {
       begin = team.rank * job.slice < job.classes ? team.rank * job.slice : job.classes;
       count = job.classes - begin < job.slice ? job.classes - begin : job.slice;
     }
-    logits = job.logits.data + team.row() * job.logits.outer + begin;
-    soft =
-        job.soft_target.data != nullptr ? job.soft_target.data + team.row() * job.soft_target.outer + begin : nullptr;
-    gradient = job.gradient.data != nullptr ? job.gradient.data + team.row() * job.gradient.outer + begin : nullptr;
+    logits = job.logits.data + team.row * job.logits.outer + begin;
+    soft = job.soft_target.data != nullptr ? job.soft_target.data + team.row * job.soft_target.outer + begin : nullptr;
+    gradient = job.gradient.data != nullptr ? job.gradient.data + team.row * job.gradient.outer + begin : nullptr;
     weight = job.weight != nullptr ? job.weight + begin : nullptr;
   }
 
@@ -304,14 +303,14 @@ template <class Loss, class T, class Team, bool kDense>
 GPU_INLINE void row_forward(const RowJob<Loss, T>& job) {
   using A = typename Loss::A;
   const Team team(job);
-  if (team.row() >= job.rows) return;
+  if (team.row >= job.rows) return;
   Slice<Loss, T> slice(job, team);
-  const RowTarget<A> target = read_target(job, team.row(), team.reports());
+  const RowTarget<A> target = read_target(job, team.row, team.reports());
   if (!target.counted) {
     if (slice.gradient != nullptr) write_zeros(team, slice);
     if (team.reports()) {
-      job.row_loss[team.row()] = 0;
-      if (job.state != nullptr) job.state[team.row()] = job.state[job.rows + team.row()] = 0;
+      job.row_loss[team.row] = 0;
+      if (job.state != nullptr) job.state[team.row] = job.state[job.all_rows + team.row] = 0;
     }
     return;
   }
@@ -331,10 +330,10 @@ GPU_INLINE void row_forward(const RowJob<Loss, T>& job) {
   RowSums<A> sums = row_sums(job.units, s, target);
   const A index_mass = target.index >= 0 ? add_index_target(job.loss, job.units.unit * (target_y - max), sums) : A(0);
   if (team.reports()) {
-    job.row_loss[team.row()] = job.loss.finish(sums).loss;
+    job.row_loss[team.row] = job.loss.finish(sums).loss;
     if (job.state != nullptr) {
-      job.state[team.row()] = max;
-      job.state[job.rows + team.row()] = sums.log_sum;
+      job.state[team.row] = max;
+      job.state[job.all_rows + team.row] = sums.log_sum;
     }
   }
   if (slice.gradient != nullptr) {
@@ -366,22 +365,22 @@ __global__ void __launch_bounds__(kMaxThreads<Team, kDense>, kResidentBlocks<Tea
     row_backward_kernel(const RowJob<Loss, T> job) {
   using A = typename Loss::A;
   const Team team(job);
-  if (team.row() >= job.rows) return;
+  if (team.row >= job.rows) return;
   const Slice<Loss, T> slice(job, team);
-  const RowTarget<A> target = read_target(job, team.row(), team.reports());
+  const RowTarget<A> target = read_target(job, team.row, team.reports());
   if (!target.counted) {
     write_zeros(team, slice);
     return;
   }
-  const A max = job.state[team.row()];
-  RowSums<A> sums = {job.units.unit * max, job.state[job.rows + team.row()], 0, 0, target.weight};
+  const A max = job.state[team.row];
+  RowSums<A> sums = {job.units.unit * max, job.state[job.all_rows + team.row], 0, 0, target.weight};
   if constexpr (kDense) sums.mass = team.template join<true>(job.units, slice_mass<T>(job, team, slice)).mass;
   A index_mass = 0;
   if (target.index >= 0) {
     const A target_y = Loss::modulated ? class_of(job.loss, slice.logits[target.index - slice.begin]) : A(0);
     index_mass = add_index_target(job.loss, job.units.unit * (target_y - max), sums);
   }
-  const A scale = job.loss_gradient[team.row()];
+  const A scale = job.loss_gradient[team.row];
   const auto gradient = row_gradient<T, kDense>(job, max, sums, target, index_mass, scale);
   write_gradient<T, kDense>(team, slice, Kept<T>{nullptr, nullptr}, gradient);
   team.leave();

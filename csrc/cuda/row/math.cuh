@@ -12,6 +12,15 @@ struct Matrix {  // element (n, c, d) at data[n * outer + c * step + d]
   long long step;
 };
 
+template <class T>
+void skip_rows(Matrix<T>& matrix, long long count) {
+  if (matrix.data != nullptr) matrix.data += count * matrix.outer;
+}
+template <class T>
+void skip_rows(T*& of_rows, long long count) {
+  if (of_rows != nullptr) of_rows += count;
+}
+
 // The sums over a row are made of numbers y_j with z_j = unit * y_j: of the logits x_j as they are read where the loss
 // is linear, of z_j with the unit 1 where it is not. The unit is a factor of the exponent, which has one anyway: on
 // sm_90 cross-entropy costs a half 8 instructions in each pass and a float 18; an H200 that moves 4.2 TB/s has time for
@@ -61,8 +70,9 @@ struct RowJob {
   const double* scale = nullptr;      // (): factor of the gradient, 1 if null
   A* row_loss = nullptr;              // (rows,)
   A* state = nullptr;                 // (2, rows)
-  long long rows = 0;
-  long long first_row = 0;  // of this launch
+  long long rows = 0;                 // of this launch
+  long long all_rows = 0;             // of the call: how far apart the lines of (2, rows) are
+  long long first_row = 0;  // of this launch, where rows are not a stride apart (inner > 1); else the pointers say it
   long long inner = 1;      // D: row r is n = r / inner, d = r % inner
   long long ignore_index = 0;
   int classes = 0;
@@ -71,6 +81,23 @@ struct RowJob {
   int slice = 0;           // classes that a block of a cluster works on, a multiple of the pack
   bool keep = false;       // the logits of the slice stay in shared memory between the two passes
   bool keep_soft = false;  // so do the soft targets
+
+  // On the host: leaves `count` rows to an earlier launch. By the pointers, so that a block's row is its number: one
+  // that was added to it in the kernel cost 8 registers, of which sm_80 spilled one.
+  void skip(long long count) {
+    if (inner > 1) {
+      first_row += count;
+      return;
+    }
+    skip_rows(logits, count);
+    skip_rows(soft_target, count);
+    skip_rows(gradient, count);
+    skip_rows(target, count);
+    skip_rows(loss_gradient, count);
+    skip_rows(row_loss, count);
+    skip_rows(state, count);
+    rows -= count;
+  }
 };
 
 // What an index target says of its row. A soft target gives {-1, 1, true}.

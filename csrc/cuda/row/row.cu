@@ -3,17 +3,15 @@
 #include "../../losses/all.h"
 #include "../reduce.cuh"
 #include "contiguous.cuh"
+#include "launch.cuh"
 #include "strided.cuh"
 
 namespace fastloss {
 namespace {
 
-constexpr int kLaneRowClasses = 1024;         // rows up to here are shared by lanes of a warp
-constexpr int kPacksPerThread = 4;            // what a thread has in flight (traverse)
-constexpr int kMaxClusterBlocks = 8;          // the portable limit
-constexpr int kStaticShared = 2 * 1024;       // statistics of warps and blocks, with the 1 KiB the system keeps
-constexpr int kBlocksAtOnce = 2;              // blocks to have on a processor at once, see block_shape
-constexpr long long kMaxClasses = 1ll << 30;  // a row is indexed with int
+constexpr int kMaxClusterBlocks = 8;     // the portable limit
+constexpr int kStaticShared = 2 * 1024;  // statistics of warps and blocks, with the 1 KiB the system keeps
+constexpr int kBlocksAtOnce = 2;         // blocks to have on a processor at once, see block_shape
 
 // How a kernel for unit class stride is launched. It depends on the row and the device only, never on the number of
 // rows: a row has the same loss in every batch.
@@ -24,14 +22,6 @@ struct LaunchShape {
   bool keep, keep_soft;
   size_t shared_bytes;
 };
-
-int round_up(long long count, int multiple) { return int((count + multiple - 1) / multiple * multiple); }
-
-unsigned block_threads(int slice, int pack, int max_threads) {
-  unsigned threads = 128;
-  while (threads < unsigned(max_threads) && slice > int(threads) * kPacksPerThread * pack) threads *= 2;
-  return threads;
-}
 
 // A gradient needs every logit twice, so the row stays in shared memory between the passes. If it took most of a
 // processor's shared memory, one block would have the processor to itself and its loads would never overlap another's
@@ -60,28 +50,11 @@ LaunchShape block_shape(int classes, size_t element, bool soft, bool gradient, i
   return shape;
 }
 
-// A launch has no more blocks than the device's grid, so that many rows take several launches. `rows_of_group` rows
-// take `blocks_of_group` blocks.
-template <class Loss, class T>
-int launch_all(void (*kernel)(const RowJob<Loss, T>), RowJob<Loss, T> job, long long rows_of_group,
-               unsigned blocks_of_group, dim3 block, unsigned cluster, size_t shared_bytes, const Device& device) {
-  const long long most = device.grid_blocks / blocks_of_group, groups = (job.rows + rows_of_group - 1) / rows_of_group;
-  for (long long group = 0; group < groups; group += most) {
-    const long long left = groups - group;
-    job.first_row = group * rows_of_group;
-    const dim3 grid(unsigned(left < most ? left : most) * blocks_of_group);
-    const int status = launch(kernel, grid, block, cluster, shared_bytes, static_cast<GpuStream>(device.stream), job);
-    if (status != 0) return status;
-  }
-  return 0;
-}
-
 template <class Loss, class T, bool kDense, bool kBackward>
 int launch_lanes(RowJob<Loss, T> job, const Device& device) {
   constexpr int N = Pack<T>::count;
   const int threads = kMaxThreads<LanesTeam, kDense>;
-  job.lanes = 4;
-  while (job.lanes < 32 && job.lanes * N < job.classes) job.lanes *= 2;
+  job.lanes = lanes_for(job.classes, N);
   job.slice = round_up(job.classes, N);
   job.keep = !kBackward && job.gradient.data != nullptr;
   job.keep_soft = job.keep && job.soft_target.data != nullptr;
@@ -119,8 +92,7 @@ int launch_blocks(RowJob<Loss, T> job, const Device& device) {
 
 template <class Loss, class T, bool kDense, bool kBackward>
 int launch_strided(const RowJob<Loss, T>& job, const Device& device) {
-  unsigned parts = 1;
-  while (parts < unsigned(kMaxParts) && long(parts) * 2 * kClassGroup <= job.classes) parts *= 2;
+  const unsigned parts = parts_for(job.classes, kMaxParts, kClassGroup);
   return launch_all(row_strided_kernel<Loss, T, kDense, kBackward>, job, kColumns, 1, dim3(kColumns, parts), 1, 0,
                     device);
 }
@@ -154,7 +126,7 @@ int run(const RowProblem& problem, const Device& device) {
   job.loss_gradient = static_cast<const A*>(problem.loss_gradient);
   job.row_loss = static_cast<A*>(problem.row_loss);
   job.state = static_cast<A*>(problem.state);
-  job.rows = problem.rows;
+  job.rows = job.all_rows = problem.rows;
   job.inner = problem.inner;
   job.ignore_index = problem.ignore_index;
   job.classes = int(problem.classes);
@@ -204,7 +176,7 @@ long long fastloss_row_scratch(const fastloss::RowProblem*) { return 1 + fastlos
 int fastloss_row(const fastloss::RowProblem* problem, fastloss::Device* device) {
   using namespace fastloss;
   int status = kUnknownLoss;
-  visit_row_loss(problem->loss, [&](auto loss) {
+  visit_one_pass_row_loss(problem->loss, [&](auto loss) {
     status = problem->loss_gradient != nullptr ? run_by_dtype<decltype(loss)::template with, true>(*problem, *device)
                                                : run_by_dtype<decltype(loss)::template with, false>(*problem, *device);
   });

@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kColumns* kMaxParts, sizeof(T) == 8 ? 1 : 3)
       job.row_loss[row] = target.counted ? job.loss.finish(sums).loss : A(0);
       if (job.state != nullptr) {
         job.state[row] = target.counted ? max : A(0);
-        job.state[job.rows + row] = target.counted ? sums.log_sum : A(0);
+        job.state[job.all_rows + row] = target.counted ? sums.log_sum : A(0);
       }
     }
   } else {
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kColumns* kMaxParts, sizeof(T) == 8 ? 1 : 3)
     if (target.counted) {
       max = job.state[row];
       sums.max = units.unit * max;
-      sums.log_sum = job.state[job.rows + row];
+      sums.log_sum = job.state[job.all_rows + row];
     }
     if (target.index >= 0) index_mass = add_index_target(job.loss, units.unit * (target_y - max), sums);
   }

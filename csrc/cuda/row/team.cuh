@@ -1,6 +1,6 @@
 // Who works on a row of unit class stride: some lanes of a warp, a block, or a cluster of blocks. Every team offers
 //
-//   row               the row
+//   row               the row, among those of this launch
 //   rank, ranks       which slice of the row this thread's block works on, of how many
 //   thread, threads   this thread's place among those of the slice
 //   slot              place of the slice in the block's shared memory
@@ -8,6 +8,7 @@
 //   join(units, s)    the statistics of the row, the same bits in every thread of it; also a barrier for the shared
 //                     memory of the slice
 //   leave()           comes before the end of the kernel if join() has been called
+//   fold(part, add)   another kind of sums of the row, add(a, b) being add(b, a) to the bit, in the thread that reports
 #pragma once
 #include "math.cuh"
 
@@ -38,6 +39,18 @@ GPU_INLINE Statistics<A> join_block(const Units& units, Statistics<A> s) {
   return join_lanes<kDense>(units, s, 32, 0xffffffffu);
 }
 
+// Of a Part made of `number[Part::count]`, every lane gets the sum.
+template <class Part, class Add>
+GPU_INLINE Part fold_lanes(Part part, const Add& add, int lanes, unsigned mask) {
+  for (int step = lanes / 2; step > 0; step /= 2) {
+    Part other;
+#pragma unroll
+    for (int i = 0; i < Part::count; ++i) other.number[i] = __shfl_xor_sync(mask, part.number[i], step);
+    part = add(part, other);
+  }
+  return part;
+}
+
 // A power of two lanes of a warp. The other teams of the warp may work on rows that are not counted, so every
 // collective names the lanes of this one.
 class LanesTeam {
@@ -47,13 +60,12 @@ class LanesTeam {
       : thread(int(threadIdx.x) & (job.lanes - 1)),
         threads(job.lanes),
         slot(int(threadIdx.x) / job.lanes),
-        row_(job.first_row + (long long)blockIdx.x * (int(blockDim.x) / job.lanes) + slot),
+        row((long long)blockIdx.x * (int(blockDim.x) / job.lanes) + slot),
         mask_((0xffffffffu >> (32 - job.lanes)) << (threadIdx.x & 31u & ~(unsigned(job.lanes) - 1u))) {}
 
   const int thread, threads, slot;
+  const long long row;
   static constexpr int rank = 0, ranks = 1;
-
-  GPU_INLINE long long row() const { return row_; }
 
   GPU_INLINE bool reports() const { return thread == 0; }
   template <bool kDense, class Units, class A>
@@ -61,45 +73,53 @@ class LanesTeam {
     __syncwarp(mask_);
     return join_lanes<kDense>(units, s, threads, mask_);
   }
+  template <class Part, class Add>
+  GPU_INLINE Part fold(Part part, const Add& add) const {
+    return fold_lanes(part, add, threads, mask_);
+  }
   GPU_INLINE void leave() const {}
 
  private:
-  const long long row_;
   const unsigned mask_;
 };
 
 class BlockTeam {
  public:
   template <class Job>
-  GPU_INLINE explicit BlockTeam(const Job& job)
-      : thread(int(threadIdx.x)), threads(int(blockDim.x)), first_row_(job.first_row) {}
+  GPU_INLINE explicit BlockTeam(const Job&)
+      : thread(int(threadIdx.x)), threads(int(blockDim.x)), row((long long)blockIdx.x) {}
 
   const int thread, threads;
+  const long long row;
   static constexpr int slot = 0, rank = 0, ranks = 1;
 
-  // Computed anew at every use: kept across the passes over the row, it was spilled on sm_80.
-  GPU_INLINE long long row() const { return first_row_ + block_number(); }
   GPU_INLINE bool reports() const { return thread == 0; }
   template <bool kDense, class Units, class A>
   GPU_INLINE Statistics<A> join(const Units& units, const Statistics<A>& s) const {
     return join_block<kDense>(units, s);
   }
+  template <class Part, class Add>
+  GPU_INLINE Part fold(Part part, const Add& add) const {
+    SHARED(of_warp, Part[16]);  // as in join_block
+    part = fold_lanes(part, add, 32, 0xffffffffu);
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = part;
+    __syncthreads();
+    for (int warp = 1; warp < int(blockDim.x) / 32; ++warp) part = add(part, of_warp[warp]);  // in thread 0
+    return part;
+  }
   GPU_INLINE void leave() const {}
-
- private:
-  const long long& first_row_;
 };
 
 #if GPU_ARCH >= 900
 class ClusterTeam {
  public:
   template <class Job>
-  GPU_INLINE explicit ClusterTeam(const Job& job)
+  GPU_INLINE explicit ClusterTeam(const Job&)
       : thread(int(threadIdx.x)),
         threads(int(blockDim.x)),
         rank(int(cluster_.rank())),
         ranks(int(cluster_.size())),
-        row_(job.first_row + (long long)(blockIdx.x / unsigned(ranks))) {}
+        row((long long)(blockIdx.x / unsigned(ranks))) {}
 
   static constexpr int slot = 0;
 
@@ -108,12 +128,7 @@ class ClusterTeam {
 
  public:
   const int thread, threads, rank, ranks;
-
- private:
-  const long long row_;
-
- public:
-  GPU_INLINE long long row() const { return row_; }
+  const long long row;
 
   GPU_INLINE bool reports() const { return thread == 0 && rank == 0; }
 

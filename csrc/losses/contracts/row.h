@@ -27,11 +27,45 @@
 //
 // `weight` is the class weight (1 where there is none), `target` the probability of a soft target (0 for an index
 // target).
+//
+// That is all of a loss that is computed in one pass. The operators row_statistics, row_merge, row_outputs and
+// row_gradient (csrc/cpu/row_statistics.cpp, csrc/cuda/row/statistics.cu) take the same functors apart, into values
+// that a caller can hold, and let them say more, by members that hide those of RowDefaults:
+//
+//   bool margin                  the index target's logit is target_logit(z_y) in place of z_y = logit(x_y):
+//     A target_logit(A z)
+//     A target_slope(A z)        d target_logit / d z_y
+//   bool two_rows                there is a second row of logits, a teacher's, say. It goes through logit(), too, has
+//   no
+//                                gradient and is no target: the functor meets it as second_from_max, second_p
+//   int sums                     sums of the functor's own over the classes:
+//     void terms(const RowClass<V>&, V (&)[sums])            what a class adds to each
+//     static void rebase(V (&)[sums], const RowShift<V>&)    takes them to another maximum
+//   bool plain = false           no finish(): the row gives `outputs` numbers, each with an upstream gradient of its
+//   own
+//     int outputs
+//     void values(const RowTotals<..>&, A (&)[outputs])
+//     struct Coefficients<V>; Coefficients<V> coefficients(const RowTotals<.., V>&, const V (&upstream)[outputs])
+//     W gradient(const RowClass<W>&, const Coefficients<V>&)  d(sum_k upstream_k output_k) / dz_j, V either A or W
+//
+// A functor that uses none of them compiles to what it was without them.
 #pragma once
+#include <float.h>
+#include <math.h>
+
 #include "../../problems/row.h"
 #include "../math.h"
 
 namespace fastloss {
+
+struct RowDefaults {
+  static constexpr bool modulated = false, margin = false, two_rows = false, plain = true;
+  static constexpr int outputs = 1, sums = 0;
+};
+
+// Can the loss and its gradient come out of one pass (csrc/cpu/row.cpp, csrc/cuda/row/row.cu)?
+template <class Loss>
+constexpr bool in_one_pass = Loss::plain && !Loss::margin && !Loss::two_rows && Loss::sums == 0;
 
 // Sums are taken relative to the largest logit, so that a common offset of the logits (1e4, say) costs no accuracy:
 // z_j - max is exact or nearly so, while lse itself is rounded at the size of the offset.
@@ -66,9 +100,205 @@ FASTLOSS_INLINE A add_index_target(const Loss& loss, A from_max, RowSums<A>& sum
   return mass;
 }
 
+// ---- statistics, outputs, gradient
+
+// A row's statistics as a caller holds them, (k, rows): these, the two of a second row where there is one, and the
+// functor's own sums. Of no classes at all, and of a row that is not counted: -inf, -inf, and 0 for the rest.
+enum RowStatistic : int {
+  kRowMax,     // max_j z_j; -inf if every logit is
+  kRowLogSum,  // log(sum_j exp(z_j - max)); likewise
+  kRowTarget,  // z_y of the index target, where y is one of these classes, else 0
+  kRowWeight,  // its class weight, likewise
+  kRowMass,    // sum_j q_j of the target distribution that is spread over the classes
+  kRowLinear,  // sum_j q_j (z_j - max) of it
+  kRowOwn,     // from here on
+};
+
+template <class Loss>
+constexpr int row_statistics = kRowOwn + (Loss::two_rows ? 2 : 0) + Loss::sums;
+
+template <class Loss>
+constexpr int own_sums = Loss::sums > 0 ? Loss::sums : 1;  // an array of none is not C++
+
+// The statistics of a row, of A or of a vector of it: V. `mass` and `linear` without the index target's share.
+template <class Loss, class V>
+struct RowTotals : RowSums<V> {
+  V target;
+  V second_max, second_log_sum;
+  V own[own_sums<Loss>];
+
+  template <class Use>  // use(statistic's number, field)
+  FASTLOSS_INLINE void each(const Use& use) {
+    use(kRowMax, this->max);
+    use(kRowLogSum, this->log_sum);
+    use(kRowTarget, target);
+    use(kRowWeight, this->weight);
+    use(kRowMass, this->mass);
+    use(kRowLinear, this->linear);
+    int next = kRowOwn;
+    if constexpr (Loss::two_rows) {
+      use(next++, second_max);
+      use(next++, second_log_sum);
+    }
+    if constexpr (Loss::sums > 0) {
+      for (int i = 0; i < Loss::sums; ++i) use(next++, own[i]);
+    }
+  }
+};
+
+// One class, as a functor's terms() and gradient() meet it. In terms(), p is exp(z - max), not divided by its sum yet.
+template <class V>
+struct RowClass {
+  V z;                          // of a margin, the target's is target_logit's
+  V from_max, p;                // z - max, and exp of it over the sum
+  V mass;                       // q_j, the index target's share included in gradient()
+  V second_from_max, second_p;  // of the second row
+};
+
+// What moves the sums of some classes to a larger maximum: the old one minus the new, which is finite and at most 0,
+// its exponential, and the sum over these classes of exp(z - old maximum); 0 all three where that was -inf.
+template <class V>
+struct RowShift {
+  V shift, scale, sum;
+  V second_shift, second_scale, second_sum;
+};
+
+// Adds the share of the index target of a whole row to its statistics; returns its mass. `present` is false for soft
+// targets, and where there is no target at all.
+template <class Loss, class V>
+FASTLOSS_INLINE V index_share(const Loss& loss, bool present, RowTotals<Loss, V>& totals) {
+  if (!present) return V{};
+  if constexpr (Loss::plain) {
+    return add_index_target(loss, totals.target - totals.max, totals);
+  } else {
+    return loss.index_mass(totals.weight);
+  }
+}
+
+template <class Loss, class A>
+FASTLOSS_INLINE void row_values(const Loss& loss, bool present, RowTotals<Loss, A> totals, A (&out)[Loss::outputs]) {
+  index_share(loss, present, totals);
+  if constexpr (Loss::plain) {
+    out[0] = loss.finish(totals).loss;
+  } else {
+    loss.values(totals, out);
+  }
+}
+
+// The gradient of a row by z_j, from its statistics and the upstream gradients of its outputs; V is A, or a vector of
+// the rows' numbers, a lane each.
+template <class Loss, class V, bool kPlain = Loss::plain>
+struct RowFormula;
+
+template <class Loss, class V>
+struct RowFormula<Loss, V, true> {
+  V index_mass, softmax, scale;
+
+  RowFormula() = default;
+  FASTLOSS_INLINE RowFormula(const Loss& loss, bool present, RowTotals<Loss, V> totals, const V (&upstream)[1])
+      : index_mass(index_share(loss, present, totals)),
+        softmax(loss.finish(totals).softmax_coefficient * upstream[0]),
+        scale(upstream[0]) {}
+  template <class W>
+  FASTLOSS_INLINE W operator()(const Loss&, const RowClass<W>& c) const {
+    return c.p * softmax - c.mass * scale;
+  }
+};
+
+template <class Loss, class V>
+struct RowFormula<Loss, V, false> {
+  V index_mass;
+  typename Loss::template Coefficients<V> coefficients;
+
+  FASTLOSS_INLINE RowFormula(const Loss& loss, bool present, RowTotals<Loss, V> totals,
+                             const V (&upstream)[Loss::outputs])
+      : index_mass(index_share(loss, present, totals)), coefficients(loss.coefficients(totals, upstream)) {}
+  template <class W>
+  FASTLOSS_INLINE W operator()(const Loss& loss, const RowClass<W>& c) const {
+    return loss.gradient(c, coefficients);
+  }
+};
+
+// The maximum and the log-sum of a row from those of slices of its classes, of as many rows as V has lanes;
+// of(i, statistic) is a statistic of slice i.
+template <class A, class V>
+struct SliceExponents {
+  V max;      // of all slices
+  V log_sum;  // relative to it
+
+  // The log-sums are added relative to the largest of them below `max`: a common offset of the logits costs nothing,
+  // and one slice alone keeps its bits.
+  template <class Of>
+  FASTLOSS_INLINE SliceExponents(int64_t slices, const Of& of, int max_statistic, int log_sum_statistic) : max(none()) {
+    for (int64_t i = 0; i < slices; ++i) max = larger(of(i, max_statistic), max);
+    V top = none(), total{};
+    for (int64_t i = 0; i < slices; ++i) top = larger(shift(of(i, max_statistic)) + of(i, log_sum_statistic), top);
+    top = (top == none()) ? V{} : top;
+    for (int64_t i = 0; i < slices; ++i)
+      total += math::exp_nonpositive(shift(of(i, max_statistic)) + of(i, log_sum_statistic) - top);
+    log_sum = top + math::log(total);
+  }
+  // From a slice's maximum to the whole row's: finite, so that 0 times it is 0; 0 for a slice that has none.
+  FASTLOSS_INLINE V shift(V of_slice) const {
+    const V lowest = V{} - (sizeof(A) == 8 ? A(DBL_MAX) : A(FLT_MAX)), step = of_slice - max;
+    return (of_slice == none()) ? V{} : (step < lowest) ? lowest : step;
+  }
+  FASTLOSS_INLINE V scale(V of_slice) const {
+    return (of_slice == none()) ? V{} : math::exp_nonpositive(shift(of_slice));
+  }
+
+ private:
+  static FASTLOSS_INLINE V none() { return V{} - A(INFINITY); }
+  static FASTLOSS_INLINE V larger(V x, V than) { return (x > than) ? x : than; }
+};
+
+// The statistics of a row from those of slices of its classes, added in the order in which they are given. That the
+// slices have no class in common is the caller's affair.
+template <class Loss, class V, class Of>
+FASTLOSS_INLINE RowTotals<Loss, V> merge_slices(int64_t slices, const Of& of) {
+  using A = typename Loss::A;
+  const SliceExponents<A, V> row(slices, of, kRowMax, kRowLogSum);
+  RowTotals<Loss, V> totals{};
+  totals.max = row.max;
+  totals.log_sum = row.log_sum;
+  for (int64_t i = 0; i < slices; ++i) {
+    const V mass = of(i, kRowMass);
+    totals.target += of(i, kRowTarget);
+    totals.weight += of(i, kRowWeight);
+    totals.mass += mass;
+    totals.linear += of(i, kRowLinear) + mass * row.shift(of(i, kRowMax));
+  }
+  int first = kRowOwn;
+  SliceExponents<A, V> second = row;
+  if constexpr (Loss::two_rows) {
+    second = SliceExponents<A, V>(slices, of, first, first + 1);
+    totals.second_max = second.max;
+    totals.second_log_sum = second.log_sum;
+    first += 2;
+  }
+  if constexpr (Loss::sums > 0) {
+    for (int64_t i = 0; i < slices; ++i) {
+      V own[Loss::sums];
+      for (int k = 0; k < Loss::sums; ++k) own[k] = of(i, first + k);
+      RowShift<V> step{};
+      step.shift = row.shift(of(i, kRowMax));
+      step.scale = row.scale(of(i, kRowMax));
+      step.sum = math::exp(of(i, kRowLogSum));
+      if constexpr (Loss::two_rows) {
+        step.second_shift = second.shift(of(i, kRowOwn));
+        step.second_scale = second.scale(of(i, kRowOwn));
+        step.second_sum = math::exp(of(i, kRowOwn + 1));
+      }
+      Loss::rebase(own, step);
+      for (int k = 0; k < Loss::sums; ++k) totals.own[k] += own[k];
+    }
+  }
+  return totals;
+}
+
 template <class Functor>
 constexpr RowDescription describe_row() {
-  return {Functor::parameters, Functor::modulated};
+  return {Functor::parameters, Functor::modulated, Functor::outputs, row_statistics<Functor>, Functor::two_rows};
 }
 
 }  // namespace fastloss

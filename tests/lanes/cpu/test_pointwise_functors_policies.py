@@ -13,6 +13,7 @@ from support import generator
 from torch import Tensor
 
 from fastloss import alignment, rl
+from fastloss.core.arguments import Refused
 from fastloss.core.registry import LOSSES
 
 host = pytest.importorskip("fastloss._host", reason="the C++ part is not built")
@@ -95,7 +96,7 @@ def functor(loss: Any, operands: dict[str, Tensor], options: dict[str, Any]) -> 
     if fused.prepare is not None:
         arguments = fused.prepare(arguments)
     parameters = fused.signature.parameter_values(arguments)
-    assert not isinstance(parameters, str), parameters
+    assert not isinstance(parameters, Refused), parameters
     rows = zip(*(operands[name].tolist() for name in fused.operands), strict=True)
     results = [host.evaluate_pointwise(fused.kernel_name(arguments), list(row), parameters) for row in rows]
     return tuple(torch.tensor([result[k] for result in results], dtype=torch.float64) for k in range(3))

@@ -23,18 +23,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 OUTPUT = ROOT / "build" / "cuda-tests"
+OF_SKELETONS = ROOT / "tests" / "skeletons"
 CUDA = pathlib.Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
 ARCHITECTURES = ("80", "90", "100")
 # The pointwise and outer kernels have no code of an architecture's own: one PTX for all takes a third of the time. The
 # row kernels have clusters from sm_90 on.
-ALL_AT_ONCE, WITH_CLUSTERS, WITHOUT_CLUSTERS = "80-90-100", "90-100", "80"
+ALL_AT_ONCE, WITH_CLUSTERS, WITHOUT_CLUSTERS, HOPPER = "80-90-100", "90-100", "80", "90"
 # What test_launch.py links. Of row and scale for sm_80 only ptxas's figures and the PTX are looked at, so nvcc need not
 # compile the host's side once more: 26 s of CPU time became 23 for row, 3.4 became 1.3 for scale.
-LINKED = (WITH_CLUSTERS, ALL_AT_ONCE)
+LINKED = (WITH_CLUSTERS, ALL_AT_ONCE, HOPPER)
 GENERATED = {
     ALL_AT_ONCE: ["-gencode", "arch=compute_80,code=[sm_80,sm_90,sm_100]"],
     WITH_CLUSTERS: ["-gencode", "arch=compute_90,code=[sm_90,sm_100]"],
     WITHOUT_CLUSTERS: ["-arch=sm_80"],
+    HOPPER: ["-arch=sm_90"],
 }
 
 LANE_FLAGS = {
@@ -52,7 +54,8 @@ EMULATED_FLAGS = [
     "-Wno-unknown-pragmas",  # #pragma unroll
     "-Wno-maybe-uninitialized",  # operands that are loaded under the same condition as they are used
     "-Wl,-Bsymbolic",  # a library keeps to its own emulator, whichever is loaded first
-    "-fno-strict-aliasing", "-fno-gnu-unique", f"-I{HERE / 'emulator'}", "-isystem", str(CUDA / "include"),
+    "-fno-strict-aliasing", "-fno-gnu-unique", f"-I{HERE / 'emulator'}", f"-I{OF_SKELETONS}",
+    "-isystem", str(CUDA / "include"),
 ]  # fmt: skip
 KERNELS = ROOT / "csrc/cuda"
 # As csrc/losses/all.h lists them.
@@ -87,14 +90,16 @@ def family(name: str) -> Source:
 # nvcc's object files, each by the name that tests call it.
 COMPILED = {
     "row": Source(KERNELS / "row/row.cu"),
+    "row_statistics": Source(KERNELS / "row/statistics.cu"),
     "scale": Source(KERNELS / "scale.cu"),
     "outer": Source(KERNELS / "outer.cu"),
     "pointwise": Source(KERNELS / "pointwise/pointwise.cu"),
     **{f"pointwise_{name}": family(name) for name in FAMILIES},
 }
 POINTWISE = [name for name in COMPILED if name.startswith("pointwise")]
+STEPS_OF_ROWS = Source(KERNELS / "row/statistics.cu", ("FASTLOSS_MORE_ROW_LOSSES",))  # with the losses of the tests
 SOURCES = {
-    "kernels": [COMPILED[name] for name in ("row", "scale", "outer")],
+    "kernels": [*(COMPILED[name] for name in ("row", "scale", "outer")), STEPS_OF_ROWS],
     "pointwise": [*(COMPILED[name] for name in POINTWISE), Source(HERE / "kernels/evaluate.cu")],
     "selftest": [Source(HERE / "kernels/selftest.cu")],
     "bugs": [Source(HERE / "kernels/bugs.cu")],
@@ -123,7 +128,7 @@ def nvcc() -> str | None:
 @functools.cache
 def _headers() -> bytes:
     """What any build may include: all headers but those of the CPU's kernels, and the emulator."""
-    folders = [ROOT / "csrc", HERE / "emulator"]
+    folders = [ROOT / "csrc", HERE / "emulator", OF_SKELETONS]
     paths = [p for folder in folders for p in sorted(folder.rglob("*")) if p.suffix in (".h", ".cuh")]
     used = [p for p in paths if "cpu" not in p.relative_to(ROOT).parts]
     return b"".join(p.name.encode() + p.read_bytes() for p in used)

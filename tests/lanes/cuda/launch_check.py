@@ -14,7 +14,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-OPERANDS = "Tensor target, Tensor? weight, {}str loss, float[] parameters, int ignore_index"
+LOSS = "str loss, float[] parameters, int ignore_index"
+OPERANDS = f"Tensor target, Tensor? weight, {{}}{LOSS}"
+SLICE = f"Tensor? target, Tensor? weight, {LOSS}"
 FORWARD = OPERANDS.format("") + ", int reduction"
 POINTWISE = (
     "Tensor[] operands, Tensor? weight, Tensor? scale, str loss, float[] constants, float[] parameters, "
@@ -25,6 +27,11 @@ SCHEMAS = [
     f"row_backward(Tensor grad_loss, Tensor logits, {OPERANDS.format('Tensor state, ')}) -> Tensor",
     f"row_forward_backward(Tensor logits, {FORWARD}) -> (Tensor, Tensor)",
     f"row_forward_backward_(Tensor(a!) logits, {FORWARD}) -> Tensor",
+    f"row_statistics(Tensor logits, Tensor? second, {SLICE}, int first_class, int classes) -> Tensor",
+    "row_merge(Tensor statistics, str loss, float[] parameters) -> Tensor",
+    f"row_outputs(Tensor statistics, Tensor? target, {LOSS}, int classes) -> Tensor",
+    "row_gradient(Tensor upstream, Tensor statistics, Tensor logits, Tensor? second, "
+    f"{SLICE}, int first_class, int classes) -> Tensor",
     "scale_(Tensor(a!) tensor, Tensor factor) -> ()",
     f"pointwise({POINTWISE}, bool reduce, bool measure, int dtype) -> (Tensor, Tensor, Tensor[])",
     f"pointwise_backward(Tensor upstream, {POINTWISE}) -> Tensor[]",
@@ -65,6 +72,15 @@ def check_shape(shape: tuple[int, ...], dtype: torch.dtype, soft: bool) -> None:
     copy = logits.clone()
     assert torch.equal(ops.row_forward_backward_(copy, *call, 1), reduced)
     assert torch.equal(copy, gradient)
+    loss_by = call[2:]
+    statistics = ops.row_statistics(logits, None, *call, 0, shape[1])
+    torch.testing.assert_close(
+        ops.row_outputs(statistics, call[0], *loss_by, shape[1])[0].double(), by_element, **tolerance
+    )
+    merged = ops.row_merge(statistics[None], *loss_by[:2])
+    assert torch.equal(merged, statistics)
+    gradient = ops.row_gradient(upstream[None], merged, logits, None, *call, 0, shape[1])
+    torch.testing.assert_close(gradient.double(), per_row, **tolerance)
     for factor in (torch.tensor(2.0, dtype=weight.dtype), torch.tensor(0.5, dtype=torch.float64)):
         before = copy.clone()
         ops.scale_(copy, factor)
@@ -174,6 +190,31 @@ def check_pairs() -> None:
                 torch.ops.fastloss.outer(*(change.get(i, argument) for i, argument in enumerate(how)), True, True)
 
 
+def check_steps_of_other_losses() -> None:
+    """Several outputs and a second row of logits, of the losses in tests/skeletons/more_row_losses.h."""
+    ops, x, other, target = torch.ops.fastloss, torch.randn(4, 30), torch.randn(4, 30), torch.arange(4)
+    how = ([1.0], -100, 0, 30)
+    statistics = ops.row_statistics(x, None, target, None, "three_outputs", *how)
+    outputs = ops.row_outputs(statistics, target, "three_outputs", [1.0], -100, 30)
+    assert outputs.shape == (3, 4)
+    torch.testing.assert_close(outputs[0], -F.cross_entropy(x, target, reduction="none"))
+    torch.testing.assert_close(outputs[2], x.logsumexp(1))
+    statistics = ops.row_statistics(x, other, None, None, "two_rows", *how)
+    leaf = x.clone().requires_grad_()
+    expected = F.kl_div(leaf.log_softmax(1), other.softmax(1), reduction="none").sum(1)
+    outputs = ops.row_outputs(statistics, None, "two_rows", [1.0], -100, 30)
+    torch.testing.assert_close(outputs[0], expected.detach())
+    gradient = ops.row_gradient(torch.ones(1, 4), statistics, x, other, None, None, "two_rows", *how)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), leaf)[0])
+    for arguments, message in [
+        ((x, None, target, None, "two_rows", *how), "has a second row"),
+        ((x, other, target, None, "three_outputs", *how), "has no second row"),
+        ((x, other[:, :7], None, None, "two_rows", *how), "the shape and the dtype of the logits"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            ops.row_statistics(*arguments)
+
+
 def main(key: str, *libraries: str) -> None:
     definitions = torch.library.Library("fastloss", "DEF")
     for schema in SCHEMAS:
@@ -202,6 +243,7 @@ def main(key: str, *libraries: str) -> None:
             with pytest.raises(RuntimeError, match=message):
                 torch.ops.fastloss.row_forward(copy, call[0], None, loss, parameters, -100, 0)
         check_pairs()
+        check_steps_of_other_losses()
         print(f"{len(cases) * 4 + check_all_pointwise()} problems right")
 
 

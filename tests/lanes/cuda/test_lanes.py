@@ -34,7 +34,11 @@ LANES = {
     "pointwise under TSan": Lane("tsan", (pointwise.BUILD,), ("test_pointwise_races.py",), 5, 55),
     "pointwise under ASan + UBSan": Lane("asan", (pointwise.BUILD,), ("test_pointwise.py",), 250, 120),
     "rows and pairs under ASan + UBSan": Lane(
-        "asan", ROWS, ("test_rows.py", "test_pairs.py", "test_emulator.py", "test_planted_bugs.py"), 470, 105
+        "asan",
+        ROWS,
+        ("test_rows.py", "test_row_statistics.py", "test_pairs.py", "test_emulator.py", "test_planted_bugs.py"),
+        600,
+        115,
     ),
     "rows and pairs under TSan": Lane(
         "tsan", ROWS, ("test_races.py", "test_pairs_races.py", "test_emulator.py", "test_planted_bugs.py"), 62, 65

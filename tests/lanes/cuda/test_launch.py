@@ -54,6 +54,7 @@ def test_operators_on_emulated_kernels() -> None:
 
 @pytest.mark.skipif(cuda_build.nvcc() is None, reason="nvcc is not installed")
 @pytest.mark.builds("row", cuda_build.WITH_CLUSTERS)
+@pytest.mark.builds("row_statistics", cuda_build.HOPPER)
 @pytest.mark.builds("scale", cuda_build.WITH_CLUSTERS)
 @pytest.mark.builds("pointwise", cuda_build.ALL_AT_ONCE)
 @pytest.mark.builds("outer", cuda_build.ALL_AT_ONCE)
@@ -66,6 +67,7 @@ def test_library_for_cuda_registers(tmp_path: pathlib.Path) -> None:
     subprocess.run(["gcc", "-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so", source, "-o", stub], check=True)
     objects = [
         cuda_build.library("row", cuda_build.WITH_CLUSTERS),
+        cuda_build.library("row_statistics", cuda_build.HOPPER),
         cuda_build.library("scale", cuda_build.WITH_CLUSTERS),
         *glue,
     ]
@@ -76,4 +78,4 @@ def test_library_for_cuda_registers(tmp_path: pathlib.Path) -> None:
     subprocess.run(["g++", "-shared", *objects, *links, "-o", library], check=True)
     output = run_check("CUDA", stub, library)
     print(output)
-    assert "8 operators registered for CUDA" in output
+    assert "12 operators registered for CUDA" in output

@@ -114,6 +114,20 @@ def test_registers_and_shared_memory(source: str, architectures: str) -> None:
     assert [k for k in kernels if k.shared > (1024 if "row_forward" in k.name else 48 * 1024)] == []
 
 
+@pytest.mark.builds("row_statistics", cuda_build.HOPPER)
+def test_registers_of_the_rows_in_steps() -> None:
+    built = cuda_build.library("row_statistics", cuda_build.HOPPER)
+    kernels = kernels_in(built.with_suffix(".log").read_text())
+    assert len(kernels) >= 70
+    assert [k for k in kernels if k.spilled or k.stack] == []
+    ptx = built.with_suffix(".ptx").read_text()
+    entries = {entry.partition("(")[0]: entry for entry in ptx.split(".visible .entry ")[1:]}
+    for name, body in entries.items():
+        packs = [k for k in ("step_statistics", "step_gradient") if k in name]
+        expected = ["ld.global.L1::no_allocate.v4.u32", *(["st.global.v4.u32"] if "gradient" in name else [])]
+        assert not packs or [e for e in expected if e not in body] == [], name
+
+
 @pytest.mark.parametrize(
     "architectures",
     [

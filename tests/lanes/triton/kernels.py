@@ -42,12 +42,13 @@ def installed() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
-coefficients, losses, math, sums, row, pointwise, outer, similarity, scale = load(
+coefficients, losses, math, sums, row, row_steps, pointwise, outer, similarity, scale = load(
     "coefficients",
     "losses",
     "math",
     "sums",
     "operators.row",
+    "operators.row_steps",
     "operators.pointwise",
     "operators.outer",
     "operators.similarity",

@@ -501,12 +501,19 @@ def test_tanh(dtype):
     assert y[:4000].equal(-y[-4000:])  # odd
 
 
-def test_a_constant_survives_the_trip_as_three_floats():
-    numbers = [0.0, 1 / 3, 0.1, 1e-30, 30.0, 2.0**-149, *(random.Random(13).uniform(-100, 100) for _ in range(200))]
-    for number in numbers:
-        pieces = coefficients.float32_pieces(number)
-        assert all(float(np.float32(piece)) == piece for piece in pieces)
-        assert sum(reversed(pieces)) == number
+@triton.jit
+def numbers_kernel(numbers, output):
+    for k in tl.static_range(len(numbers)):
+        tl.store(output + k, coefficients.number(numbers[k], tl.float64))
+
+
+def test_a_double_survives_the_trip():
+    random_numbers = random.Random(13)
+    numbers = [0.0, -0.0, 1 / 3, -0.1, 1e-30, 2.0**-149, 5e-324, 1e300, -INF]
+    numbers += [random_numbers.uniform(-100, 100) for _ in range(20)]
+    output = torch.empty(len(numbers), dtype=torch.float64)
+    numbers_kernel[(1,)](coefficients.kernel_numbers(tuple(numbers), torch.float64), output)
+    assert output.equal(torch.tensor(numbers, dtype=torch.float64))
 
 
 def test_what_the_kernels_cannot_read_is_refused():

@@ -30,3 +30,8 @@ ROW_LAWS = (
     "((kernels_agree and (float32 or bfloat16)) or gradcheck or backward_again or transforms) or "
     "inplace or special_values or no_bias)"
 )
+# Of the numbers that a call hands over: hyper-parameters, normalizers, dtypes.
+NUMBER_FILES = ("laws/test_parameters.py", "laws/test_masks_fit.py", "laws/test_arguments.py")
+NUMBER_LAWS = (
+    "(edges_of_a_parameter and float32) or (normalizer_is_one and (huber or ppo_clip)) or dtypes_that_do_not_fit"
+)

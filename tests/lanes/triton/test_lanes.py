@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lanes.triton import processes
 from lanes.triton.laws import (
+    NUMBER_FILES,
+    NUMBER_LAWS,
     OUTER_FILES,
     OUTER_LAWS,
     POINTWISE_FILES,
@@ -23,6 +28,7 @@ COMPILED = {
     "pointwise": ("lane_pointwise_compile", ("-k", "test_skeleton"), CHIPS),
     "outer": ("lane_outer_compile", (), ("sm_90", "gfx942")),  # one of each vendor: it is arithmetic alone
     "similarity": ("lane_similarity_compile", (), CHIPS),
+    "row_statistics": ("lane_row_statistics_compile", (), ("sm_90", "gfx942")),
 }
 
 
@@ -37,7 +43,9 @@ INTERPRETED = {
     "laws of the pointwise losses": (*laws(POINTWISE_FILES, POINTWISE_LAWS), 60),
     "laws of the losses over pairs": (*laws(OUTER_FILES, OUTER_LAWS), 30),
     "pairwise losses": (*laws(SIMILARITY_FILES, SIMILARITY_PATHS), 40),
+    "laws of numbers": (*laws(NUMBER_FILES, NUMBER_LAWS), 20),
     "row kernels": ("lane_interpreter", (), 60),
+    "rows in steps": ("lane_row_statistics", (), 30),
     "pointwise kernels": ("lane_pointwise", (), 60),
     "pointwise losses": ("lane_pointwise_losses", (), 60),
 }
@@ -59,6 +67,14 @@ def check(outcome: processes.Outcome) -> int:
 def test_interpreted(name: str, lane_ran: Callable[[str, int], None]) -> None:
     lane, options, _ = INTERPRETED[name]
     lane_ran(f"Triton, interpreted: {name}", check(processes.interpret(lane, *options)))
+
+
+@pytest.mark.slow(20)
+def test_the_interpreter_as_it_is_installed(lane_ran: Callable[[str, int], None]) -> None:
+    command = [sys.executable, str(processes.FOLDER / "stock.py")]
+    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lane_ran("Triton, the interpreter as it is installed", int(done.stdout.split()[0]))
 
 
 @pytest.mark.slow(30)
