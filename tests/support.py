@@ -122,10 +122,19 @@ def elements(arguments: Arguments) -> torch.Size:
 
 
 def magnitudes(
-    case: Case, arguments: Arguments, reduction: str, upstream: Tensor, dtype: torch.dtype, **more: Any
+    case: Case,
+    arguments: Arguments,
+    reduction: str,
+    upstream: Tensor,
+    dtype: torch.dtype,
+    exact: tuple[Tensor, dict[str, Tensor]] | None = None,
+    **more: Any,
 ) -> tuple[float, dict[str, float]]:
-    """Of a loss and of each gradient: the size of the terms behind an entry, which may cancel, in torch too."""
-    value64, gradients64 = expected(case, arguments, reduction, upstream, **more)
+    """Of a loss and of each gradient: the size of the terms behind an entry, which may cancel, in torch too.
+
+    `exact`: what :func:`expected` says of them, if it is known already.
+    """
+    value64, gradients64 = exact or expected(case, arguments, reduction, upstream, **more)
     size = upstream.abs().max().item() if upstream.numel() else 0.0
     mean = "mean" in reduction
     least = 4 * torch.finfo(dtype).tiny  # small halves are coarse
@@ -133,7 +142,9 @@ def magnitudes(
         shape = elements(arguments)
         names = [name for name in case.differentiable if name in arguments]
         whole = {name: x.expand(shape) if name in names else x for name, x in arguments.items()}
-        _, of_elements = expected(case, whole, reduction, upstream, **more)
+        of_elements = gradients64
+        if any(arguments[name].shape != shape for name in names):
+            _, of_elements = expected(case, whole, reduction, upstream, **more)
         sums = {name: of_elements[name].abs().sum_to_size(arguments[name].shape).max().item() for name in names}
         return 0.0, {name: max(least, x) for name, x in sums.items()}
     if case.skeleton == "row":  # p and q, and the log-sum
@@ -169,10 +180,10 @@ def assert_as_reference(
     """Value, value without gradients, and gradients by the kernels, for a random upstream gradient."""
     device = arguments[case.differentiable[0]].device
     random = generator(f"upstream {case} {reduction}")
-    value64, _ = expected(case, arguments, reduction, **more)
-    upstream = (torch.randn(value64.shape, generator=random, dtype=torch.float64) + 0.5).to(dtype).double()
-    value64, gradients64 = expected(case, arguments, reduction, upstream, **more)
-    of_value, terms = magnitudes(case, arguments, reduction, upstream, dtype, **more)
+    shape = expected(case, arguments, reduction, **more)[0].shape if reduction == "none" else ()
+    upstream = (torch.randn(shape, generator=random, dtype=torch.float64) + 0.5).to(dtype).double()
+    value64, gradients64 = exact = expected(case, arguments, reduction, upstream, **more)
+    of_value, terms = magnitudes(case, arguments, reduction, upstream, dtype, exact, **more)
     with fastloss.backend(backend):
         value, gradients = compute(case, arguments, reduction, upstream.to(device), **more)
         with torch.no_grad():

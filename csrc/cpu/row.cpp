@@ -5,9 +5,8 @@
 //   1. statistics, 8 KB at a time: z and the chunk's maximum, then the sum of exp(z - max) and the sums over the dense
 //      part of the target; the running sums are rescaled when the maximum grows;
 //   2. the loss of the row (scalar);
-//   3. the gradient: from the exponentials of step 1, kept in the gradient's own memory or in a row of scratch, or,
-//   where
-//      it needs the logits too (softcap) or the statistics are given (backward), from the logits.
+//   3. the gradient: from the exponentials of step 1, kept in the gradient's own memory or in a row of scratch; from
+//      the logits where it needs them too (softcap) or where the statistics are given (backward).
 // Lane sums are added to doubles after every chunk: one fp32 sum over 128k classes would lose three digits.
 //
 // At the end of the file, once for all instruction sets: the tasks of a call, and its sums.

@@ -57,8 +57,7 @@ def vicreg_loss(
 
     Returns:
         The loss (float32 under autocast; halves compute in float32), or (loss, terms) with ``return_terms``:
-        ``invariance``, ``variance``, ``covariance``, detached and
-        before their coefficients.
+        ``invariance``, ``variance``, ``covariance``, detached and before their coefficients.
 
     Raises:
         ValueError: shapes that do not fit.

@@ -54,8 +54,8 @@ SCHEMAS = {
 }
 
 
-class RowOperands(NamedTuple):
-    """The operands of a row operator after the logits, in its order."""
+class RowOptions(NamedTuple):
+    """What a row operator takes after the logits, in its order."""
 
     target: Tensor
     weight: Tensor | None

@@ -36,7 +36,7 @@ from fastloss.core.arguments import (
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted, scaled
 from fastloss.core.dtypes import without_autocast
 from fastloss.core.registry import LOSSES
-from fastloss.operators.row import NONE, RowOperands, row_layout
+from fastloss.operators.row import NONE, RowOptions, row_layout
 from fastloss.skeletons.row import SMALL, Row, batch_shape
 from fastloss.tiles.linear import LinearOperands, as_rows, deferred, forward, forward_backward, of_counted_rows
 
@@ -120,7 +120,7 @@ class LinearProblem(NamedTuple):
 
     def _operands(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None, LinearOperands]:
         input, matrix, bias, target, weight = self._tensors(tensors)
-        row = RowOperands(target, weight, self.loss, self.parameters, self.ignore_index, self.reduction)
+        row = RowOptions(target, weight, self.loss, self.parameters, self.ignore_index, self.reduction)
         return input, matrix, bias, LinearOperands(row, self.positions, self.chunk, self.wide)
 
     def _flat(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ from fastloss.operators.row import (
     MEAN,
     NONE,
     REDUCTIONS,
-    RowOperands,
+    RowOptions,
     denominator,
     row_count,
     row_layout,
@@ -85,7 +85,7 @@ class RowProblem(NamedTuple):
 
     def reference(self, tensors: Sequence[Tensor]) -> Tensor:
         logits, *operands = self._operands(tensors)
-        return LOSSES[self.loss].on_operands(RowOperands(*operands, self.reduction), logits)  # type: ignore[call-arg]
+        return LOSSES[self.loss].on_operands(RowOptions(*operands, self.reduction), logits)  # type: ignore[call-arg]
 
     def _operands(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         """Those of the row operators before the reduction."""
@@ -97,7 +97,7 @@ class RowCall(NamedTuple):
     """A call of a loss over rows of logits, ready for an operator."""
 
     logits: Tensor  # (rows, C) or (N, C, D)
-    operands: RowOperands
+    operands: RowOptions
     inplace: bool
     dtype: torch.dtype  # of the returned loss
     shape: torch.Size  # of the returned loss where reduction is none
@@ -164,7 +164,7 @@ class Row:
         """What the reference body answers."""
         return self.signature.reference(*args, **kwargs)
 
-    def on_operands(self, call: RowOperands, logits: Tensor) -> Tensor:
+    def on_operands(self, call: RowOptions, logits: Tensor) -> Tensor:
         """The reference body on a skeleton's operands, in terms of `logits` (which may be differentiated)."""
         target = call.target
         if not target.is_floating_point() and logits.dim() == 3:
@@ -208,7 +208,7 @@ class Row:
 
     def lower_operands(
         self, bound: dict[str, Any], shape: torch.Size, dtype: torch.dtype, device: torch.device, narrow: bool
-    ) -> RowOperands | Refused:
+    ) -> RowOptions | Refused:
         """The operands that go with logits of (C), (N, C) or (N, C, d1 .. dk); soft targets are left as they are.
 
         narrow: autocast applies, so that class weights may have another dtype than the logits.
@@ -260,7 +260,7 @@ class Row:
         if device.type == "cuda" and not soft:
             check_range(target, classes, ignore_index)  # on a CPU the kernel does
         target = target if soft else target.reshape(-1).long().contiguous()
-        return RowOperands(target, weight, self.signature.name, parameters, ignore_index, reduction)
+        return RowOptions(target, weight, self.signature.name, parameters, ignore_index, reduction)
 
 
 def _small(logits: Tensor) -> bool:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fastloss.core.arguments import accumulator_dtype, known_to_be_false
 from fastloss.core.dtypes import without_autocast
-from fastloss.operators.row import MEAN, NONE, SUM, RowOperands
+from fastloss.operators.row import MEAN, NONE, SUM, RowOptions
 
 # Of the logits of one chunk: enough rows for the matrix products to be as quick as in one piece, and few enough passes
 # over the gradient of the matrix. CPU, 1024 x 32000 float32 at H = 512: 16 MiB took 20% more CPU time than 32 or 64,
@@ -37,7 +37,7 @@ CHUNK_BYTES_ELSEWHERE = 256 << 20
 class LinearOperands(NamedTuple):
     """What goes with input (N, H), matrix (C * D, H) and bias (C * D) or None; the logits are (N, C, D)."""
 
-    row: RowOperands  # target: (N * D,), or soft (N, C) where D is 1, else (N, C, D)
+    row: RowOptions  # target: (N * D,), or soft (N, C) where D is 1, else (N, C, D)
     positions: int  # D
     chunk: int  # rows of the input; 0: by CHUNK_BYTES
     wide: bool  # sum d_matrix in the accumulator dtype
@@ -242,13 +242,13 @@ def _register(namespace: str) -> torch.library.Library:
 
     def linear_row_forward(input, matrix, bias, *rest):
         *row, positions, chunk, wide = rest
-        o = LinearOperands(RowOperands(*row), positions, chunk, wide)
+        o = LinearOperands(RowOptions(*row), positions, chunk, wide)
         with without_autocast(input):
             return forward(input, matrix, bias, o, getattr(torch.ops, namespace))
 
     def linear_row_forward_backward(input, matrix, bias, *rest):
         *row, positions, chunk, wide, wanted, upstream = rest
-        o = LinearOperands(RowOperands(*row), positions, chunk, wide)
+        o = LinearOperands(RowOptions(*row), positions, chunk, wide)
         with without_autocast(input):
             loss, gradients = forward_backward(input, matrix, bias, o, getattr(torch.ops, namespace), wanted, upstream)
         dtype = gradients_dtype(input, upstream)

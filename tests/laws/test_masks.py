@@ -41,9 +41,9 @@ def test_masks(case, backend, device):
             for how in hows:
                 of_dtype = to(made, "cpu", dtype)
                 more = to(how, "cpu", dtype)
-                value64, gradients64 = expected(case, of_dtype, reduction, **more)
+                value64, gradients64 = exact = expected(case, of_dtype, reduction, **more)
                 ones = torch.ones_like(value64)
-                _, terms = magnitudes(case, of_dtype, reduction, ones, dtype, **more)
+                _, terms = magnitudes(case, of_dtype, reduction, ones, dtype, exact, **more)
                 counted = "mask" in how or how["weights"] is not weights
                 with fastloss.backend(backend):
                     arguments = to(hidden if counted else made, device, dtype)

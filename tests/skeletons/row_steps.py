@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fastloss.core.arguments import DTYPES, accumulator_dtype
 from fastloss.core.registry import BY_KERNEL
-from fastloss.operators.row import NONE, RowOperands
+from fastloss.operators.row import NONE, RowOptions
 
 IGNORE = -100
 Body = Callable[[Tensor, Tensor | None, Tensor | None, Sequence[float]], Tensor]
@@ -144,7 +144,7 @@ class Call:
         else:
             target = self.target.double() if self.soft and self.target is not None else self.target
             assert target is not None
-            operands = RowOperands(target, self.weight, self.loss, self.parameters, IGNORE, NONE)
+            operands = RowOptions(target, self.weight, self.loss, self.parameters, IGNORE, NONE)
             values = BY_KERNEL[self.loss].on_operands(operands, x).view(1, -1)
         (gradient,) = torch.autograd.grad(values, x, upstream.double())
         return values.detach(), gradient.masked_fill(self._spread(self.ignored), 0.0)

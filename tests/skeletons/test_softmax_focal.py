@@ -1,4 +1,4 @@
-"""softmax_focal_loss where its formula has poles and limits; the laws of the case table are in test_laws.py."""
+"""softmax_focal_loss where its formula has poles and limits; the laws of the case table are in laws/."""
 
 from __future__ import annotations
 

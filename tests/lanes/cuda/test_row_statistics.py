@@ -68,7 +68,7 @@ def check(call: Call, device: Device = H100) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("options", [*OPTIONS, "soft"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_steps_are_the_loss(dtype: torch.dtype, options: str, shape: tuple[int, ...]) -> None:
+def test_steps_are_the_loss_in_cuda(dtype: torch.dtype, options: str, shape: tuple[int, ...]) -> None:
     soft = options == "soft"
     check(made(shape, dtype, "everything" if soft else options, soft), TWO_READS if len(shape) == 2 else H100)
 
@@ -76,13 +76,13 @@ def test_steps_are_the_loss(dtype: torch.dtype, options: str, shape: tuple[int, 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("loss", row_steps.BODIES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_outputs_margins_and_two_rows(dtype: torch.dtype, loss: str, shape: tuple[int, ...]) -> None:
+def test_outputs_margins_and_two_rows_in_cuda(dtype: torch.dtype, loss: str, shape: tuple[int, ...]) -> None:
     check(row_steps.made(loss, shape, dtype, generator(loss, shape, dtype)))
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 2], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_row_has_its_bits_in_every_batch(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_a_row_has_its_bits_in_every_batch_in_cuda(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     row_steps.rows_alone(operators(), row_steps.made("three_outputs", shape, dtype, generator(shape)))
 
 
@@ -101,7 +101,7 @@ def test_the_same_bits_in_every_schedule(loss: str, shape: tuple[int, ...]) -> N
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
-def test_slices_of_infinite_logits(shape: tuple[int, ...]) -> None:
+def test_slices_of_infinite_logits_in_cuda(shape: tuple[int, ...]) -> None:
     for loss in ("three_outputs", "two_rows"):
         call = row_steps.made(loss, shape, torch.float32, generator(loss, "-inf"))
         finite = shape[1] // 3

@@ -50,25 +50,25 @@ def check(call: Call) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("options", [*OPTIONS, "soft"])
-def test_steps_are_the_loss(options: str, shape: tuple[int, ...]) -> None:
+def test_steps_are_the_loss_in_triton(options: str, shape: tuple[int, ...]) -> None:
     for dtype in DTYPES:
         check(made(shape, dtype, options))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("loss", laws.BODIES)
-def test_outputs_margins_and_two_rows(loss: str, shape: tuple[int, ...]) -> None:
+def test_outputs_margins_and_two_rows_in_triton(loss: str, shape: tuple[int, ...]) -> None:
     for dtype in DTYPES:
         check(laws.made(loss, shape, dtype, generator(loss, shape, dtype)))
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 2], ids=str)
-def test_a_row_has_its_bits_in_every_batch(shape: tuple[int, ...]) -> None:
+def test_a_row_has_its_bits_in_every_batch_in_triton(shape: tuple[int, ...]) -> None:
     laws.rows_alone(row, laws.made("three_outputs", shape, torch.float32, generator(shape)))
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
-def test_slices_of_infinite_logits(shape: tuple[int, ...]) -> None:
+def test_slices_of_infinite_logits_in_triton(shape: tuple[int, ...]) -> None:
     for loss in ("three_outputs", "two_rows"):
         call = laws.made(loss, shape, torch.float32, generator(loss, "-inf"))
         finite = shape[1] // 3
