@@ -106,10 +106,8 @@ def transformed(upstream: Tensor) -> bool:
     return batched or torch.is_grad_enabled()
 
 
-def _saveable(tensor: Tensor) -> Tensor:
-    """The tensor; one made under torch.inference_mode, which torch refuses to save, as a plain one on its memory."""
-    if not tensor.is_inference():
-        return tensor
+def _plain(tensor: Tensor) -> Tensor:
+    """A tensor made under torch.inference_mode, which torch refuses to save, as a plain one on its memory."""
     plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
 
@@ -156,7 +154,7 @@ class _Eager(Function):
         outputs, known = problem.forward(namespace, tensors, early)
         ctx.problem, ctx.namespace, ctx.ready = problem, namespace, known if early else None
         kept = tensors if problem.early else (*tensors, *known)
-        ctx.save_for_backward(*[_saveable(x) for x in kept])
+        ctx.save_for_backward(*[_plain(x) if x.is_inference() else x for x in kept])
         if len(outputs) == 1:
             return outputs[0]
         ctx.mark_non_differentiable(*outputs[1:])

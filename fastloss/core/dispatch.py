@@ -12,7 +12,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -116,14 +116,6 @@ class RepeatableCall(Call, Protocol):
         """
 
 
-class Resolution(NamedTuple):
-    """What becomes of a call: :func:`explain` tells it, the loss runs it."""
-
-    explanation: Explanation
-    run: Run
-    call: Call | Refused | None  # as it was lowered, or why it was not; None: nobody asked
-
-
 class Skeleton(Protocol):
     """What a loss says of itself, such as :class:`fastloss.skeletons.row.Row`."""
 
@@ -136,26 +128,18 @@ class Skeleton(Protocol):
 
 def _select(requested: str, call: Call | Refused) -> Explanation:
     """The backend of a lowered call; a BackendError if an explicit one cannot run it."""
-    if isinstance(call, arguments.Invalid):
-        if requested == "auto" or isinstance(call, arguments.Empty):
-            return Explanation("reference", f"left to torch: {call.reason}")
-        return Explanation(NONE, f"fastloss: backend {requested!r} cannot run this call: {call.reason}")
     if isinstance(call, Refused):
-        reason: str | None = call.reason
-        chosen = Explanation("reference", call.reason) if requested == "auto" else None
-    else:
-        device = call.device_type
-        chosen = CHOICES[requested, device]
-        reason = None if chosen else unavailable(requested, device)
+        if requested == "auto" or isinstance(call, arguments.Empty):
+            return call.explanation
+        why = f"fastloss: backend {requested!r} cannot run this call: {call.reason}"
+        if isinstance(call, arguments.Invalid):
+            return Explanation(NONE, why)
+        raise BackendError(why)
+    chosen = CHOICES[requested, call.device_type]
     if chosen is None:
+        reason = unavailable(requested, call.device_type)
         raise BackendError(f"fastloss: backend {requested!r} cannot run this call: {reason}")
     return chosen
-
-
-def _lowered(skeleton: Skeleton, requested: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | Refused:
-    if arguments.leaves():
-        return arguments.LEAVES
-    return skeleton.lower(args, kwargs, automatic=requested == "auto")
 
 
 def _overridden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -178,59 +162,50 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
         # Only pointwise losses: the lowering of the others looks at layouts, and rearranges the tensors.
         known = memo.Plans() if getattr(skeleton, "repeats", False) else None
 
-        def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
-            return lambda: skeleton.answer(args, kwargs)
-
-        def resolve(requested: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Resolution:
+        def resolve(
+            args: tuple[Any, ...], kwargs: dict[str, Any], requested: str | None = None
+        ) -> tuple[Explanation, Call | Refused | None]:
+            """What becomes of a call, which `explain` tells and the loss does: by which backend, and the call as it was
+            lowered, or why it was not; None: nobody asked."""
+            requested = _requested() if requested is None else requested
             if requested == "reference":
-                return Resolution(_EXPLICIT_REFERENCE, answer(args, kwargs), None)
+                return _EXPLICIT_REFERENCE, None
+            call: Call | Refused
             if _overridden(args, kwargs):
-                chosen = _select(requested, arguments.OVERRIDDEN)
-
-                def override() -> Any:
-                    # torch's own function where it takes the call: that is the one which subclasses know
-                    theirs = counterpart is not None and torchs_arguments.issuperset(kwargs)
-                    function: Any = counterpart if theirs else loss
-                    return handle_torch_function(function, arguments.overriding(args, kwargs), *args, **kwargs)
-
-                return Resolution(chosen, override, arguments.OVERRIDDEN)
-            call = _lowered(skeleton, requested, args, kwargs)
-            chosen = _select(requested, call)
-            if isinstance(call, Refused):
-                if chosen.backend != NONE:
-                    return Resolution(chosen, answer(args, kwargs), call)
-
-                def refuse() -> Any:
-                    skeleton.answer(args, kwargs)  # torch's own error, if it has one for this call
-                    raise BackendError(chosen.reason)
-
-                return Resolution(chosen, refuse, call)
-            if chosen.backend == "reference":
-                return Resolution(chosen, answer(args, kwargs), call)
-            return Resolution(chosen, lambda: call.run(KERNELS[chosen.backend].namespace), call)
+                call = arguments.OVERRIDDEN
+            elif arguments.leaves():
+                call = arguments.LEAVES
+            else:
+                call = skeleton.lower(args, kwargs, automatic=requested == "auto")
+            return _select(requested, call), call
 
         @functools.wraps(reference)
         def loss(*args: Any, **kwargs: Any) -> Any:
             requested = _requested()
             described = memo.describe(requested, args, kwargs) if known is not None else None
-            if known is None or described is None:
-                return resolve(requested, args, kwargs).run()
-            run = known.get(described[0])
-            if run is not None:
-                return run(described[1])
-            resolution = resolve(requested, args, kwargs)
-            if resolution.explanation.backend in KERNELS and not isinstance(resolution.call, Refused):
-                call = cast(RepeatableCall, resolution.call)
-                run = call.repeated(described[1], KERNELS[resolution.explanation.backend].namespace)
+            if known is not None and described is not None:
+                run = known.get(described[0])
+                if run is not None:
+                    return run(described[1])
+            chosen, call = resolve(args, kwargs, requested)
+            if call is arguments.OVERRIDDEN:
+                # torch's own function where it takes the call: that is the one which subclasses know
+                theirs = counterpart is not None and torchs_arguments.issuperset(kwargs)
+                function: Any = counterpart if theirs else loss
+                return handle_torch_function(function, arguments.overriding(args, kwargs), *args, **kwargs)
+            if call is None or isinstance(call, Refused) or chosen.backend == "reference":
+                result = skeleton.answer(args, kwargs)
+                if chosen.backend == NONE:  # torch has no error of its own for this call
+                    raise BackendError(chosen.reason)
+                return result
+            namespace = KERNELS[chosen.backend].namespace
+            if known is not None and described is not None:
+                run = cast(RepeatableCall, call).repeated(described[1], namespace)
                 if run is not None:
                     known.remember(described[0], run)
-            return resolution.run()
+            return call.run(namespace)
 
-        def resolved(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation, Call | Refused | None]:
-            resolution = resolve(_requested(), args, kwargs)
-            return resolution.explanation, resolution.call
-
-        loss.resolve = resolved  # type: ignore[attr-defined]
+        loss.resolve = resolve  # type: ignore[attr-defined]
         return loss  # type: ignore[return-value]
 
     return decorate

@@ -216,7 +216,7 @@ class LinearRow:
             return Invalid("linear_bias or the dimensions do not fit")
         shape = torch.Size((*input.shape[:-1], *matrix.shape[:-1]))
         if automatic and input.is_cpu and math.prod(shape) <= SMALL_ON_CPU:
-            return Refused(SMALL)
+            return SMALL
         if input.shape[-1] == 0:
             return Empty()
         tensors = [t for t in (input, matrix, bias) if t is not None]

@@ -34,7 +34,7 @@ from fastloss.core.reductions import AGGREGATIONS, check_fit, weights
 from fastloss.core.registry import BY_KERNEL, LOSSES
 from fastloss.operators.pointwise import MAX_DIMENSIONS, broadcast_shape
 
-_SMALL = f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours"
+_SMALL = Refused(f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours")
 _CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 _NARROW = (torch.int8, torch.int16)  # which the kernels take as int32
 _OPERAND_DTYPES = frozenset((*DTYPES, torch.bool, torch.uint8, torch.int32, torch.int64))
@@ -253,7 +253,7 @@ class Pointwise:
         if automatic and self.drop_in:
             first = args[0] if args else kwargs.get(self.operands[0])
             if isinstance(first, Tensor) and first.is_cpu and first.numel() <= SMALL_ON_CPU:
-                return Refused(_SMALL)
+                return _SMALL
         bound = self.signature.bind(args, kwargs)
         if bound is None:
             return Invalid("the arguments do not match the signature")
@@ -409,12 +409,13 @@ class Pointwise:
             ValueError: for a mask or a normalizer that does not fit the losses, as in `lower`.
         """
         first = args[0] if args else kwargs.get(self.operands[0])
-        if kwargs.get("mask") is not None or isinstance(kwargs.get("normalizer"), Tensor):
+        if kwargs and (kwargs.get("mask") is not None or isinstance(kwargs.get("normalizer"), Tensor)):
             self._check_fit(args, kwargs)
-        weight = (self.signature.bind(args, kwargs) or {}).get(self.weight) if self.weight else None
-        if isinstance(first, Tensor) and self._narrows(first, weight):
-            args = tuple(in_float32(x) for x in args)
-            kwargs = {name: in_float32(x) for name, x in kwargs.items()}
+        if isinstance(first, Tensor) and autocast_applies(first):
+            weight = (self.signature.bind(args, kwargs) or {}).get(self.weight) if self.weight else None
+            if self._narrows(first, weight):
+                args = tuple(in_float32(x) for x in args)
+                kwargs = {name: in_float32(x) for name, x in kwargs.items()}
         return self.signature.reference(*args, **kwargs)
 
     def _check_fit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ from fastloss.operators.row import (
     row_layout,
 )
 
-SMALL = f"up to {SMALL_ON_CPU} logits on a CPU, torch's own kernels are quicker than the way to ours"
+SMALL = Refused(f"up to {SMALL_ON_CPU} logits on a CPU, torch's own kernels are quicker than the way to ours")
 
 
 class RowProblem(NamedTuple):
@@ -181,7 +181,7 @@ class Row:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
         logits = args[0] if args else kwargs.get("input")
         if automatic and self.drop_in and isinstance(logits, Tensor) and _small(logits):
-            return Refused(SMALL)
+            return SMALL
         bound = self.signature.bind(args, kwargs)
         if bound is None:
             return Invalid("the arguments do not match the signature")

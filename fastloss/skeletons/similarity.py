@@ -38,7 +38,7 @@ from fastloss.skeletons.similarity_oracles import ORACLES
 from fastloss.skeletons.triplets import SemiHardTriplets, batch_hard
 from fastloss.tiles.similarity import row_dots
 
-_SMALL = f"up to {SMALL_ON_CPU} pairs on a CPU, torch's own kernels are quicker than the way to ours"
+_SMALL = Refused(f"up to {SMALL_ON_CPU} pairs on a CPU, torch's own kernels are quicker than the way to ours")
 
 
 class _Positives(NamedTuple):
@@ -295,7 +295,7 @@ class Similarity:
             return Empty()
         number = compared[0].shape[0] * (compared[1].shape[0] if compared[1].dim() > 1 else compared[0].shape[0])
         if automatic and first.is_cpu and number <= SMALL_ON_CPU:
-            return Refused(_SMALL)
+            return _SMALL
         return SimilarityCall(compared, reduction, torch.float32 if narrow else first.dtype)
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
