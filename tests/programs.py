@@ -153,12 +153,6 @@ def _compile_dynamic(calls: Together) -> Named:
     return calls.train(compiled)
 
 
-@program("compile, inductor", recorded=True, few=True)
-def _compile_inductor(calls: Together) -> Named:
-    torch._dynamo.reset()
-    return calls.train(torch.compile(calls, fullgraph=True))
-
-
 def _exported(calls: Together, strict: bool) -> Named:
     class Model(torch.nn.Module):
         def forward(self, *tensors: Tensor) -> Any:
@@ -201,11 +195,6 @@ def _made(calls: Together, mode: str) -> Named:
 @program("make_fx, real", recorded=True)
 def _real(calls: Together) -> Named:
     return _made(calls, "real")
-
-
-@program("make_fx, fake", recorded=True, few=True)
-def _fake(calls: Together) -> Named:
-    return _made(calls, "fake")
 
 
 @program("make_fx, symbolic", recorded=True)
@@ -372,8 +361,6 @@ def calls_of(name: str) -> list[Call]:
     if name in FEW:
         return [call for case in first.values() for call in itertools.islice(of_case(case), 1)]
     cases = [*ours, *soft.values(), *(case for case in FUSED if case.skeleton == "similarity" and case not in ours)]
-    if name not in RECORDED:
-        return [call for case in cases for call in of_case(case)]
     calls = {call.name: call for case in cases for call in itertools.islice(of_case(case), 1)}
     return list({**calls, **{call.name: call for case in first.values() for call in of_case(case)}}.values())
 
