@@ -37,11 +37,11 @@ int launch_all(void (*kernel)(const Job), Job job, long long rows_of_group, unsi
                unsigned cluster, size_t shared_bytes, const Device& device) {
   const long long most = device.grid_blocks / blocks_of_group, groups = (job.rows + rows_of_group - 1) / rows_of_group;
   for (long long group = 0; group < groups; group += most) {
+    if (group > 0) job.skip(most * rows_of_group);  // to rows that exist: an address beyond them may overflow
     const long long left = groups - group;
     const dim3 grid(unsigned(left < most ? left : most) * blocks_of_group);
     const int status = launch(kernel, grid, block, cluster, shared_bytes, static_cast<GpuStream>(device.stream), job);
     if (status != 0) return status;
-    job.skip(most * rows_of_group);
   }
   return 0;
 }
