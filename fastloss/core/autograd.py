@@ -205,7 +205,7 @@ class _InPlace(Function):
 
 
 def _has_value(upstream: Tensor) -> bool:
-    """May the value decide what is done? Not a FakeTensor's, which has none, nor one that a mode records (make_fx)."""
+    """Whether the value may decide what is done: not a FakeTensor's, which has none, nor one that a mode records."""
     return type(upstream) is Tensor and not torch._C._len_torch_dispatch_stack()
 
 

@@ -74,6 +74,7 @@ META: dict[str, Any] = {
 
 
 # ------------------------------------------------------------------------------------------ vmap
-#
+
+
 def vmap_rules(ops: Any) -> dict[str, Any]:
     return {name: functools.partial(one_by_one, getattr(ops, name)) for name in SCHEMAS}
