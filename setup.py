@@ -184,8 +184,9 @@ class BuildBinaries(build_ext):
 
                 with_cuda = any(e.name.endswith("_cuda") for e in self.extensions)
                 archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX") if with_cuda else "no"
+                # -O1 compiles in 12 s instead of 20, and nothing here is hot
                 flags = (
-                    f"{CXX_FLAGS} -isystem {pybind11.get_include()} -isystem {sysconfig.get_paths()['include']} "
+                    f"{CXX_FLAGS} -O1 -isystem {pybind11.get_include()} -isystem {sysconfig.get_paths()['include']} "
                     f"'-DFASTLOSS_BUILT_WITH_TORCH=\"{torch.__version__}\"' '-DFASTLOSS_BUILT_WITH_CUDA=\"{archs}\"'"
                 )
                 objects = [build.object(csrc / "host.cpp", flags)]
