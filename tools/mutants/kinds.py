@@ -22,6 +22,7 @@ QUICK_LAWS = (
     "range or edges or test_softmax_focal"
 )
 FOCAL = "skeletons/test_softmax_focal.py"
+STEPS = "skeletons/test_row_statistics.py"
 SKELETONS = ("skeletons/test_cross_entropy.py", FOCAL)
 ROW_LAWS = ("laws/test_values.py", "laws/test_bits.py", *SKELETONS)
 ALL_LAWS = ("laws/test_values.py", "laws/test_gradients.py", "laws/test_bits.py", "laws/test_layouts.py",
@@ -74,9 +75,9 @@ def ninja(*binaries: str) -> Lane:
     return Lane("build", ("sh", "-c", f"{program} --quiet -C {folder} {files}"), ".")
 
 
-def copied() -> Lane:
-    """Triton's kernels are built by nobody."""
-    return Lane("build", ("sh", "-c", "cp -r triton_kernels/. build/lib/fastloss/triton_kernels"), ".")
+def copied(folder: str = "triton_kernels", package: str = "fastloss/triton_kernels") -> Lane:
+    """Python is built by nobody."""
+    return Lane("build", ("sh", "-c", f"cp -r {folder}/. build/lib/{package}"), ".")
 
 
 def interpreted(name: str, file: str, *options: str) -> Lane:
@@ -175,6 +176,28 @@ TRITON_ARITHMETIC = (
     (r"\(-(?=\w)", "("),
     (r", -(?=[\w(])", ", "),
     (r"(?<!tl\.)maximum\(", "minimum("),
+)
+
+PYTHON = (
+    (r" is None\b", " is not None"),
+    (r" is not None\b", " is None"),
+    (r"\bnot (?!in\b|None\b)", ""),
+    (r" not in ", " in "),
+    (r" and ", " or "),
+    (r" or ", " and "),
+    (r" == ", " != "),
+    (r" != ", " == "),
+    (r" < ", " <= "),
+    (r" > ", " >= "),
+    (r" <= ", " < "),
+    (r" >= ", " > "),
+    (r" - ", " + "),
+    (r" \+ ", " - "),
+    (r" \* ", " / "),
+    (r" if [^:\n]+ else ", " if False else "),
+    (r"\b1\b(?=[),:\]])", "2"),
+    (r"\bTrue\b", "False"),
+    (r"\bFalse\b", "True"),
 )
 
 
@@ -418,6 +441,69 @@ KINDS = {
                 "triton and (skeleton_similarity and kernels_agree or large_similarities or nothing_that_counts)",
             ),
             Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and similarity and sm_90")),
+        ),
+        "cpu",
+    ),
+    "cpu-row-steps": Kind(
+        ("csrc/cpu/row_statistics.cpp",),
+        CXX_ARITHMETIC,
+        (
+            ninja("_cpu.so"),
+            Lane("steps", (*PYTEST, STEPS, "-k", "not outputs_margins and not a_slice_of_inf and not public_losses")),
+            Lane("laws", (*PYTEST, "laws/test_values.py", "-k", "skeleton_similarity and agree")),
+            Lane("more losses", (*PYTEST, STEPS)),  # which compiles a library
+            sanitized(STEPS),
+        ),
+        "cpu",
+    ),
+    "cuda-row-steps": Kind(
+        ("csrc/cuda/row/statistics.cuh", "csrc/cuda/row/statistics.cu"),
+        ((r"__sync(threads|warp)\([^)]*\);", ""), (r"if \((lane == 0|thread == 0)\) ", ""), *CXX_ARITHMETIC),
+        (
+            library("kernels", "plain"),
+            emulated("steps", "plain", "kernels", "test_row_statistics.py"),
+            emulated("ASan", "asan", "kernels", "test_row_statistics.py"),
+        ),
+    ),
+    "triton-row-steps": Kind(
+        ("triton_kernels/kernels/row_statistics.py", "triton_kernels/operators/row_steps.py"),
+        TRITON_ARITHMETIC,
+        (
+            copied(),
+            interpreted("steps", "lane_row_statistics"),
+            Lane("compilers", (*PYTEST, "lanes/triton/test_lanes.py", "-k", "compiled and row_statistics and sm_90")),
+        ),
+        "cpu",
+    ),
+    "glue": Kind(
+        (
+            "fastloss/core/arguments.py",
+            "fastloss/core/autograd.py",
+            "fastloss/core/dispatch.py",
+            "fastloss/core/memo.py",
+            "fastloss/core/metrics.py",
+            "fastloss/core/reductions.py",
+            "fastloss/operators/batch.py",
+            "fastloss/operators/outer.py",
+            "fastloss/operators/pointwise.py",
+            "fastloss/operators/row.py",
+            "fastloss/operators/similarity.py",
+            "fastloss/skeletons/outer.py",
+            "fastloss/skeletons/pointwise.py",
+            "fastloss/skeletons/row.py",
+            "fastloss/skeletons/similarity.py",
+            "fastloss/tiles/linear.py",
+            "fastloss/tiles/similarity.py",
+        ),
+        PYTHON,
+        (
+            copied("fastloss", "fastloss"),
+            Lane(
+                "a few laws", (*PYTEST, "laws/test_values.py", "laws/test_saved.py", "-k", "not float64 and not large")
+            ),
+            Lane("laws", (*PYTEST, "laws", "-k", "not compile and not programs and not program_patching")),
+            Lane("contract", (*PYTEST, "contract", "skeletons", "-k", f"{NO_TRANSFORMS} and not more and not patch")),
+            Lane("rest", (*PYTEST, "oracles", "contract/test_transforms.py", "project/test_memory.py")),
         ),
         "cpu",
     ),
