@@ -86,8 +86,10 @@ def make_venv() -> None:
 
 
 def pip_install(*arguments: str | Path, quietly: bool = False) -> bool:
-    """Whether it worked. One retry, because without a network pip's five take minutes."""
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"]
+    """Whether it worked. One retry, because without a network pip's five take minutes; no bytecode of what nobody will
+    import."""
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip += ["--retries", "1", "--no-compile"]
     errors = subprocess.DEVNULL if quietly else None
     return subprocess.run([*pip, *map(str, arguments)], cwd=ROOT, stderr=errors).returncode == 0
 

