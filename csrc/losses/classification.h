@@ -44,10 +44,14 @@ struct CrossEntropy : RowDefaults {
   FASTLOSS_INLINE V mass(V weight, V target) const {
     return weight * (keep * target + uniform);
   }
-  FASTLOSS_INLINE A index_mass(A weight) const { return keep * weight; }
-  FASTLOSS_INLINE RowResult<A> finish(const RowSums<A>& s) const {
-    A lse = s.max + s.log_sum;
-    A regularizer = z_loss * s.weight * lse;
+  template <class V>
+  FASTLOSS_INLINE V index_mass(V weight) const {
+    return keep * weight;
+  }
+  template <class V>
+  FASTLOSS_INLINE RowResult<V> finish(const RowSums<V>& s) const {
+    V lse = s.max + s.log_sum;
+    V regularizer = z_loss * s.weight * lse;
     return {s.mass * s.log_sum - s.linear + regularizer * lse, s.mass + A(2) * regularizer};
   }
 };
@@ -77,17 +81,27 @@ struct SoftmaxFocal : RowDefaults {
   FASTLOSS_INLINE V mass(V, V) const {
     return V{};
   }
-  FASTLOSS_INLINE A index_mass(A weight) const { return weight; }
+  template <class V>
+  FASTLOSS_INLINE V index_mass(V weight) const {
+    return weight;
+  }
   // 1 - p by expm1: for a confident row the difference would cancel.
-  FASTLOSS_INLINE A class_loss(A log_p) const { return -math::power(-math::expm1(log_p), gamma) * log_p; }
-  FASTLOSS_INLINE A class_slope(A log_p) const {
-    const A p = math::exp(log_p), miss = -math::expm1(log_p);
+  template <class V>
+  FASTLOSS_INLINE V class_loss(V log_p) const {
+    return -math::power(-math::expm1(log_p), gamma) * log_p;
+  }
+  template <class V>
+  FASTLOSS_INLINE V class_slope(V log_p) const {
+    const V p = math::exp(log_p), miss = -math::expm1(log_p);
     // The slope is miss^gamma - gamma miss^(gamma - 1) p log p. At p = 1, log p / miss is -1, which leaves no pole for
     // gamma < 1 and 0 in all; at p = 0, p log p is 0.
-    const A pull = (p > A(0)) & (miss > A(0)) ? p * log_p / miss : A(0);
+    const V pull = (p > A(0)) & (miss > A(0)) ? p * log_p / miss : V{};
     return math::power(miss, gamma) * (A(1) - gamma * pull);
   }
-  FASTLOSS_INLINE RowResult<A> finish(const RowSums<A>& s) const { return {A(0) - s.linear, s.mass}; }
+  template <class V>
+  FASTLOSS_INLINE RowResult<V> finish(const RowSums<V>& s) const {
+    return {V{} - s.linear, s.mass};
+  }
 };
 
 #define FASTLOSS_ROW_classification(LOSS) \

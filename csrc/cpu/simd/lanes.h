@@ -41,6 +41,7 @@ struct Vectors<float> {
   static FASTLOSS_INLINE V first(int count, V yes, V no) {
     return count == lanes ? yes : (lane_numbers() < count) ? yes : no;
   }
+  static FASTLOSS_INLINE void transpose(V (&rows)[lanes]) { FASTLOSS_ISA::transpose(rows); }
   static FASTLOSS_INLINE V exp(V x) { return exp_nonpositive(x); }  // x <= 0
   // one value by the vector code: libm's would flush the upper halves of the registers and take longer than a row
   static FASTLOSS_INLINE float exp(float x) { return exp_nonpositive(floats(x))[0]; }
@@ -68,6 +69,7 @@ struct Vectors<double> {
     for (int64_t i = 0; i < size; ++i) body(i, 1);
   }
   static FASTLOSS_INLINE V first(int, V yes, V) { return yes; }
+  static FASTLOSS_INLINE void transpose(V (&)[lanes]) {}
   static FASTLOSS_INLINE V exp(V x) { return ::exp(x); }
   static FASTLOSS_INLINE V log(V x) { return ::log(x); }
   static FASTLOSS_INLINE double max(V v) { return v; }

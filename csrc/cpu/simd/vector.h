@@ -7,6 +7,8 @@
 #pragma once
 #include <stdint.h>
 #include <string.h>
+
+#include <utility>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -221,6 +223,35 @@ FASTLOSS_INLINE double total(Floats v) {
 #else
   return double(across(v, [](float a, float b) { return a + b; }));
 #endif
+}
+
+// ---- lanes x lanes: row i, lane j becomes row j, lane i ----
+
+template <int Width, bool High>
+constexpr int swapped_lane(int lane) {  // of the first vector, then of the second
+  const bool second = lane & Width;
+  return High ? (second ? kLanes + lane : lane + Width) : (second ? kLanes + lane - Width : lane);
+}
+template <int Width, bool High, int... Lane>
+FASTLOSS_INLINE Floats swap_blocks(Floats a, Floats b, std::integer_sequence<int, Lane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, swapped_lane<Width, High>(Lane)...);
+#else
+  return __builtin_shuffle(a, b, Ints{swapped_lane<Width, High>(Lane)...});
+#endif
+}
+// Blocks of Width x Width that lie beside the diagonal change places, then those of half the size within each.
+template <int Width = kLanes / 2>
+FASTLOSS_INLINE void transpose(Floats (&rows)[kLanes]) {
+  constexpr std::make_integer_sequence<int, kLanes> lanes{};
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & Width) continue;
+    const Floats a = rows[i], b = rows[i + Width];
+    rows[i] = swap_blocks<Width, false>(a, b, lanes);
+    rows[i + Width] = swap_blocks<Width, true>(a, b, lanes);
+  }
+  if constexpr (Width > 1) transpose<Width / 2>(rows);
 }
 
 // ---- elementary functions ----

@@ -10,8 +10,8 @@
 //   bool linear()                is the slope the same for every z, and z_j = slope * x_j, slope > 0?
 //   bool dense(bool soft)        does the target distribution have a part that is spread over all the classes?
 //   V mass(V weight, V target)   q_j, that part; called only if dense(...)
-//   A index_mass(A weight)       what an index target y adds to q_y
-//   RowResult<A> finish(sums)    loss of the row and the coefficient of the softmax
+//   V index_mass(V weight)       what an index target y adds to q_y
+//   RowResult<V> finish(sums)    loss of the row and the coefficient of the softmax
 //
 // and from them, for every row loss,
 //
@@ -20,8 +20,8 @@
 // Where `static constexpr bool modulated` is true, the loss is sum_j q_j f(log p_j) with a function other than
 // f(log p) = -log p, which the functor has as
 //
-//   A class_loss(A log_p)        f(log p)
-//   A class_slope(A log_p)       -f'(log p), which multiplies q_j in the gradient
+//   V class_loss(V log_p)        f(log p)
+//   V class_slope(V log_p)       -f'(log p), which multiplies q_j in the gradient
 //
 // and is not `dense`: only the class of an index target has a mass.
 //
