@@ -53,9 +53,9 @@ def test_operators_on_emulated_kernels() -> None:
 
 
 @pytest.mark.skipif(cuda_build.nvcc() is None, reason="nvcc is not installed")
-@pytest.mark.builds("row", cuda_build.WITH_CLUSTERS)
+@pytest.mark.builds("row", cuda_build.HOPPER)
 @pytest.mark.builds("row_statistics", cuda_build.HOPPER)
-@pytest.mark.builds("scale", cuda_build.WITH_CLUSTERS)
+@pytest.mark.builds("scale", cuda_build.HOPPER)
 @pytest.mark.builds("pointwise", cuda_build.ALL_AT_ONCE)
 @pytest.mark.builds("outer", cuda_build.ALL_AT_ONCE)
 def test_library_for_cuda_registers(tmp_path: pathlib.Path) -> None:
@@ -66,9 +66,9 @@ def test_library_for_cuda_registers(tmp_path: pathlib.Path) -> None:
     source.write_text("int aoti_torch_get_current_cuda_stream(int device, void** stream) { return 1; }\n")
     subprocess.run(["gcc", "-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so", source, "-o", stub], check=True)
     objects = [
-        cuda_build.library("row", cuda_build.WITH_CLUSTERS),
+        cuda_build.library("row", cuda_build.HOPPER),
         cuda_build.library("row_statistics", cuda_build.HOPPER),
-        cuda_build.library("scale", cuda_build.WITH_CLUSTERS),
+        cuda_build.library("scale", cuda_build.HOPPER),
         *glue,
     ]
     objects += [cuda_build.library(name, cuda_build.ALL_AT_ONCE) for name in cuda_build.POINTWISE]

@@ -96,7 +96,7 @@ def register_budget(name: str) -> int:
     [
         pytest.param(source, architectures, marks=pytest.mark.builds(source, architectures))
         for source in ("row", "scale")
-        for architectures in (cuda_build.WITHOUT_CLUSTERS, cuda_build.WITH_CLUSTERS)
+        for architectures in (cuda_build.WITHOUT_CLUSTERS, cuda_build.HOPPER)
     ],
 )
 def test_registers_and_shared_memory(source: str, architectures: str) -> None:
@@ -132,7 +132,7 @@ def test_registers_of_the_rows_in_steps() -> None:
     "architectures",
     [
         pytest.param(a, marks=pytest.mark.builds("row", a))
-        for a in (cuda_build.WITHOUT_CLUSTERS, cuda_build.WITH_CLUSTERS)
+        for a in (cuda_build.WITHOUT_CLUSTERS, cuda_build.HOPPER)
     ],
 )
 def test_rows_move_in_16_byte_accesses(architectures: str) -> None:
