@@ -29,6 +29,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "constexpr bool measures = F::metrics >= 0;": "nobody measures a loss that has no metrics",
         "for (int m = 0; m <= metrics; ++m) {": "one more of the places for metrics, which nobody reads",
     },
+    "csrc/cpu/row_statistics.cpp": {
+        "std::max<int64_t>(1, p.rows * (p.slice_classes - p.slice_count) / std::max<int64_t>(1, tasks));": "when another thread is woken, which no bit depends on",
+    },
     "csrc/cpu/tiles.h": {
         "for (int64_t i = 0; i <= run; i += kLanes) {": "one vector more, without elements",
     },
@@ -68,6 +71,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "csrc/cuda/row/math.cuh": {
         "if (unsigned(index - first) <= unsigned(kCount)) {": "it saves the comparisons below, which decide",
+    },
+    "csrc/cuda/row/statistics.cuh": {
+        "for (int i = 0; i < Loss::sums; ++i) part.number[P::kOwn - i] += term[i];": "no functor has two sums of its own: i is 0",
+        "if constexpr (Loss::sums >= 0) {": "a loop over no sums",
     },
     "csrc/cuda/row/strided.cuh": {
         "for (int c = int(threadIdx.y); c <= classes; c += kClassGroup * parts) {": "one group more, without a class",
