@@ -112,6 +112,16 @@ def _plain(tensor: Tensor) -> Tensor:
     return plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether two elements may lie at one place, as in an expanded tensor."""
+    extent = 1
+    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
+        if stride < extent:
+            return True
+        extent += (size - 1) * stride
+    return False
+
+
 # ------------------------------------------------------------------------------------------ the calls
 
 
@@ -136,6 +146,8 @@ def differentiate_in_place(problem: Problem, namespace: str, tensors: Sequence[T
     if pure() or not problem.wanted or not problem.early or _saved_elsewhere():
         return differentiate(problem, namespace, tensors)
     first = tensors[0]
+    if _overlaps(first):  # one number is several logits, and has room for one gradient
+        return differentiate(problem, namespace, tensors)
     base = first._base if first._is_view() else first
     if base is not None and base.is_leaf and base.requires_grad:
         raise RuntimeError("fastloss: inplace=True would overwrite a leaf tensor that requires grad")

@@ -64,7 +64,8 @@ def cross_entropy(
         target: class indices, or class probabilities with the dtype of ``input``.
         weight: non-negative weight of each class.
         size_average, reduce: deprecated, as in torch.
-        ignore_index: rows with this class index count for nothing: their loss and gradient are exactly 0.
+        ignore_index: rows with this class index count for nothing: their loss and gradient are exactly 0. Logits that
+            are NaN there give a gradient of NaN where torch computes the call, as they do in torch.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         label_smoothing: in [0, 1]; mass spread evenly over all C classes.
         z_loss: at least 0; coefficient of the squared log-partition (PaLM uses 1e-4), which keeps the logits from
@@ -109,7 +110,7 @@ def cross_entropy(
         input = softcap * torch.tanh(input / softcap)
     if tempered:
         input = input / temperature
-    if target.dtype == torch.uint8 and label_smoothing and input.dim() <= 2:
+    if isinstance(target, Tensor) and target.dtype == torch.uint8 and label_smoothing and input.dim() <= 2:
         target = target.long()  # torch takes uint8, but its mean of weighted and smoothed losses does not
     if not z_loss:
         return torch_losses.cross_entropy(

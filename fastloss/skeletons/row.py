@@ -40,6 +40,11 @@ from fastloss.operators.row import (
 SMALL = Refused(f"up to {SMALL_ON_CPU} logits on a CPU, torch's own kernels are quicker than the way to ours")
 
 
+def _is_index(value: Any) -> bool:
+    """Whether torch takes it as a class index."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
 class RowProblem(NamedTuple):
     """A row loss without its tensors, which are the logits, the target and, if there are any, the class weights."""
 
@@ -218,7 +223,7 @@ class Row:
         ignore_index = bound.get("ignore_index", -100)
         if not isinstance(target, Tensor) or reduction is None:
             return Invalid("an argument is missing or has no meaning")
-        if len(shape) == 0 or device != target.device or not isinstance(ignore_index, int):
+        if len(shape) == 0 or device != target.device or not _is_index(ignore_index):
             return Invalid("an argument does not fit the others")
         soft = target.shape == shape
         if soft:

@@ -352,3 +352,25 @@ def test_deprecated_arguments(legacy):
     )
     module, torchs = fastloss.nn.CrossEntropyLoss(**legacy), torch.nn.CrossEntropyLoss(**legacy)
     assert module.reduction == torchs.reduction
+
+
+@backends
+@pytest.mark.parametrize("loss", [fastloss.cross_entropy, fastloss.softmax_focal_loss])
+def test_inplace_leaves_overlapping_logits_alone(loss, backend, device):
+    """Of an expanded tensor one number is many logits: their gradients have no room in its place."""
+    random = generator("overlap")
+    target = torch.randint(10, (90,), generator=random).to(device)
+    whole = torch.randn(900, generator=random).to(device)
+    layouts = {"rows": ((90, 10), (0, 1)), "windows": ((90, 10), (5, 1)), "columns": ((9, 10, 10), (0, 10, 1))}
+    for name, (shape, strides) in layouts.items():
+        results = []
+        for inplace in (False, True):
+            x = whole.clone().requires_grad_()
+            logits = (x * 1).as_strided(shape, strides)
+            y = target.view(shape[0], *shape[2:])
+            with fastloss.backend(backend):
+                value = loss(logits, y, inplace=inplace)
+            value.backward()
+            results.append((value.detach(), x.grad))
+        assert torch.equal(results[0][0], results[1][0]), name
+        assert torch.equal(results[0][1], results[1][1]), name

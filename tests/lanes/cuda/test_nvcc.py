@@ -130,10 +130,7 @@ def test_registers_of_the_rows_in_steps() -> None:
 
 @pytest.mark.parametrize(
     "architectures",
-    [
-        pytest.param(a, marks=pytest.mark.builds("row", a))
-        for a in (cuda_build.WITHOUT_CLUSTERS, cuda_build.HOPPER)
-    ],
+    [pytest.param(a, marks=pytest.mark.builds("row", a)) for a in (cuda_build.WITHOUT_CLUSTERS, cuda_build.HOPPER)],
 )
 def test_rows_move_in_16_byte_accesses(architectures: str) -> None:
     """nvcc is free to split what is written as one access; it has split shared loads into single bytes before."""
