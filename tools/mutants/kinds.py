@@ -22,6 +22,17 @@ QUICK_LAWS = (
     "range or edges or test_softmax_focal"
 )
 FOCAL = "skeletons/test_softmax_focal.py"
+A_FEW = "cross_entropy or huber_loss or ppo_loss or info_nce or quantile_huber or focal"
+LOWERING_LAWS = (
+    "laws/test_arguments.py",
+    "laws/test_masks.py",
+    "laws/test_masks_fit.py",
+    "laws/test_metrics.py",
+    "laws/test_empty.py",
+    "laws/test_autocast.py",
+    "laws/test_mixed_dtypes.py",
+    "laws/test_layouts.py",
+)
 STEPS = "skeletons/test_row_statistics.py"
 SKELETONS = ("skeletons/test_cross_entropy.py", FOCAL)
 ROW_LAWS = ("laws/test_values.py", "laws/test_bits.py", *SKELETONS)
@@ -475,10 +486,21 @@ KINDS = {
         ),
         "cpu",
     ),
-    "glue": Kind(
+    "autograd": Kind(
+        ("fastloss/core/autograd.py",),
+        PYTHON,
+        (
+            copied("fastloss", "fastloss"),
+            Lane("a few losses", (*PYTEST, "laws/test_saved.py", "laws/test_gradients.py", "-k", A_FEW)),
+            Lane("more laws", (*PYTEST, "laws/test_transforms.py", "laws/test_loss_scale.py", "-k", A_FEW)),
+            Lane("skeletons", (*PYTEST, "skeletons", "-k", f"not more and not steps and {NO_TRANSFORMS}")),
+            Lane("laws", (*PYTEST, "laws/test_saved.py", "laws/test_gradients.py", "laws/test_transforms.py")),
+        ),
+        "cpu",
+    ),
+    "lowering": Kind(
         (
             "fastloss/core/arguments.py",
-            "fastloss/core/autograd.py",
             "fastloss/core/dispatch.py",
             "fastloss/core/memo.py",
             "fastloss/core/metrics.py",
@@ -492,18 +514,26 @@ KINDS = {
             "fastloss/skeletons/pointwise.py",
             "fastloss/skeletons/row.py",
             "fastloss/skeletons/similarity.py",
-            "fastloss/tiles/linear.py",
-            "fastloss/tiles/similarity.py",
         ),
         PYTHON,
         (
             copied("fastloss", "fastloss"),
+            Lane("a few losses", (*PYTEST, *LOWERING_LAWS, "-k", A_FEW)),
+            Lane("dispatch", (*PYTEST, "contract/test_dispatch.py", "skeletons/test_memo.py")),
+            Lane("laws", (*PYTEST, *LOWERING_LAWS)),
+            Lane("contract", (*PYTEST, "contract", "-k", f"{NO_TRANSFORMS} and not patch")),
+        ),
+        "cpu",
+    ),
+    "tiles": Kind(
+        ("fastloss/tiles/linear.py", "fastloss/tiles/similarity.py"),
+        PYTHON,
+        (
+            copied("fastloss", "fastloss"),
             Lane(
-                "a few laws", (*PYTEST, "laws/test_values.py", "laws/test_saved.py", "-k", "not float64 and not large")
+                "skeletons", (*PYTEST, "skeletons/test_linear.py", "skeletons/test_similarity.py", "-k", NO_TRANSFORMS)
             ),
-            Lane("laws", (*PYTEST, "laws", "-k", "not compile and not programs and not program_patching")),
-            Lane("contract", (*PYTEST, "contract", "skeletons", "-k", f"{NO_TRANSFORMS} and not more and not patch")),
-            Lane("rest", (*PYTEST, "oracles", "contract/test_transforms.py", "project/test_memory.py")),
+            Lane("laws", (*PYTEST, *ALL_LAWS, "laws/test_saved.py", "-k", "skeleton_linear or skeleton_similarity")),
         ),
         "cpu",
     ),
