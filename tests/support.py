@@ -70,7 +70,6 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, what: str
             atol=tolerance(dtype) * scale,
             msg=lambda text: f"{what} (seed {SEED}): {text}",
         )
-        raise AssertionError(f"{what} (seed {SEED}): {(actual - expected).abs().max()} off")
 
 
 def gradient_terms(logits: Tensor, reduction: str, upstream: float = 1.0) -> float:

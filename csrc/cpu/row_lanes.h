@@ -178,8 +178,11 @@ struct RowLanes : RowTask<Loss, T> {
       const int count = int(end - row < S::lanes ? end - row : S::lanes);
       load(this->logits_of(row), p.logits.outer, count, z);
       if (soft) load(this->soft_target_of(row), p.soft_target.outer, count, t);
-      ask_for<0>(this->logits_of(row + S::lanes), p.logits.outer, end - row - S::lanes);
-      if (soft) ask_for<0>(this->soft_target_of(row + S::lanes), p.soft_target.outer, end - row - S::lanes);
+      const int64_t next = row + S::lanes;
+      if (next < end) {
+        ask_for<0>(this->logits_of(next), p.logits.outer, end - next);
+        if (soft) ask_for<0>(this->soft_target_of(next), p.soft_target.outer, end - next);
+      }
       if (p.gradient.data) ask_for<1>(this->gradient_of(row), p.gradient.outer, count);
       few<Dense>(row, count, z, soft ? t : nullptr);
       if (p.gradient.data) store(z, count, p.gradient.outer, this->gradient_of(row));

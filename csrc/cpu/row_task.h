@@ -1,4 +1,4 @@
-// What the kernels of the row skeleton share: a call, and what becomes of one row's sums.
+// A call of the row skeleton, as its ways of going through rows share it.
 #pragma once
 #include "../losses/contracts/row.h"
 #include "simd/lanes.h"

@@ -10,6 +10,11 @@ from support import BACKENDS, DTYPES, assert_close, generator, gradient_terms, v
 import fastloss
 
 backends = pytest.mark.parametrize(("backend", "device"), BACKENDS)
+IN_PLACE = [
+    loss
+    for loss in vars(fastloss).values()
+    if "inplace" in getattr(getattr(loss, "__wrapped__", None), "__annotations__", ())
+]
 INF, NAN = float("inf"), float("nan")
 
 
@@ -355,7 +360,7 @@ def test_deprecated_arguments(legacy):
 
 
 @backends
-@pytest.mark.parametrize("loss", [fastloss.cross_entropy, fastloss.softmax_focal_loss])
+@pytest.mark.parametrize("loss", IN_PLACE, ids=lambda loss: loss.__name__)
 def test_inplace_leaves_overlapping_logits_alone(loss, backend, device):
     """Of an expanded tensor one number is many logits: their gradients have no room in its place."""
     random = generator("overlap")

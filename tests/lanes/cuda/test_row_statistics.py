@@ -18,12 +18,8 @@ pytestmark = [
     pytest.mark.builds("kernels", emulated.LANE),
     emulated.needed,
 ]
-SHAPES = [
-    (6, 37),
-    (3, 1500),
-    (2, 7, 91),
-    (1, 1),
-]  # lanes of a warp, a block, classes a stride apart, and 2 blocks of rows
+# lanes of a warp; a block; classes a stride apart, and rows of two blocks of threads
+SHAPES = [(6, 37), (3, 1500), (2, 7, 91), (1, 1)]
 OPTIONS = {
     "plain": [0.0, 0.0, 0.0, 1.0],
     "everything": [0.2, 1e-3, 8.0, 1.3],
