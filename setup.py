@@ -1,7 +1,8 @@
-"""Builds the three binaries of fastloss with ninja; everything else about the package is in pyproject.toml.
+"""Builds the binaries of fastloss with ninja; everything else about the package is in pyproject.toml.
 
     fastloss/_host*.so   pybind11, no torch: build information, processor features
     fastloss/_cpu.so     operators for CPU tensors
+    fastloss/_small*.so  small calls of these without Python; for the torch it was built with only
     fastloss/_cuda.so    operators for CUDA tensors
 
 Environment:
@@ -46,7 +47,7 @@ if X86:
 for name in INSTRUCTION_SETS.keys() - {"baseline", *os.environ.get("FASTLOSS_INSTRUCTION_SETS", "avx2 avx512").split()}:
     CXX_FLAGS += f" -DFASTLOSS_WITHOUT_{name.upper()}"
     del INSTRUCTION_SETS[name]
-SKELETONS = ("row", "pointwise", "outer")
+SKELETONS = ("row", "pointwise", "outer", "scan")
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10
 
 
@@ -95,7 +96,7 @@ def wanted() -> list[Extension]:
         return []
     import torch
 
-    names = ["_host", "_cpu"]
+    names = ["_host", "_cpu", "_small"]
     if choice == "cuda" or (choice == "auto" and torch.version.cuda and cuda_home()):
         if cuda_home() is None:
             sys.exit("fastloss: FASTLOSS_BUILD=cuda, and no nvcc found (set CUDA_HOME)")
@@ -160,7 +161,7 @@ def torch_cuda_stub(build: Ninja) -> str:
 class BuildBinaries(build_ext):
     def get_ext_filename(self, fullname: str) -> str:
         # _cpu.so and _cuda.so are no Python modules: torch loads them
-        if fullname.endswith("._host") or fullname == "_host":
+        if fullname.rpartition(".")[2] in ("_host", "_small"):
             return super().get_ext_filename(fullname)
         return os.path.join(*fullname.split(".")) + ".so"
 
@@ -198,6 +199,17 @@ class BuildBinaries(build_ext):
                 for source in sorted((csrc / "cpu").glob("*.cpp")):
                     objects += self.per_instruction_set(build, source)
                 build.link(out, objects, f"-L{torch_root / 'lib'} -ltorch_cpu -lc10")
+                operators = out
+            elif name == "_small":
+                python = f"-isystem {sysconfig.get_paths()['include']}"
+                flags = (
+                    f"{CXX_FLAGS} -O2 -Wno-unused-parameter {torch_include} {python} "
+                    f"'-DFASTLOSS_BUILT_WITH_TORCH=\"{torch.__version__}\"'"
+                )
+                libraries = f"-L{torch_root / 'lib'} -ltorch_python -ltorch_cpu -lc10"
+                beside = f"-L{operators.parent} -l:{operators.name} '-Wl,-rpath,$$ORIGIN'"
+                small = build.object(csrc / "small_calls.cpp", flags)
+                build.link(out, [small], f"{beside} {libraries}", after=[str(operators)])
             else:
                 self.cuda(build, out, torch_root)
         build.run()

@@ -8,6 +8,7 @@ ceilings.py     what the machine can do: the rates of a large copy and of a larg
 measure.py      how: interleaved rounds, medians, errors against float64
 memory.py       the peak memory of one call
 environment.py  the machine and the versions
+returns.py      returns and advantages, which are no losses, beside a copy and a loop: `python -m bench.returns`
 report.py       text table, JSON, README table
 plot.py         PNG bar chart
 cli.py          `python -m fastloss bench`

@@ -22,6 +22,7 @@ enum Status : int {
   kWrongOperands = -5,
   kTargetOutOfRange = -6,  // on a CPU; a GPU traps
   kOutsideDomain = -7,     // likewise
+  kWrongStarts = -8,       // likewise, but a GPU keeps to the tensors
 };
 
 }  // namespace fastloss

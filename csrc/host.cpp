@@ -99,7 +99,7 @@ const char* name_of(MetricKind kind) {
 
 // What each functor says of itself, by contract and by the loss's name in Python.
 py::dict describe() {
-  py::dict pointwise, row, outer;
+  py::dict pointwise, row, outer, scan;
 #define FASTLOSS_DESCRIBE_POINTWISE(name, Functor)                                                                     \
   {                                                                                                                    \
     const PointwiseDescription d = describe_pointwise<Functor<double>>();                                              \
@@ -121,13 +121,22 @@ py::dict describe() {
     const OuterDescription d = describe_outer<Functor<double>>();                                    \
     outer[#name] = py::dict(py::arg("operands") = d.operands, py::arg("parameters") = d.parameters); \
   }
+#define FASTLOSS_DESCRIBE_SCAN(name, Functor)                                                      \
+  {                                                                                                \
+    const ScanDescription d = describe_scan<Functor<double>>();                                    \
+    scan[#name] = py::dict(py::arg("operands") = d.operands, py::arg("parameters") = d.parameters, \
+                           py::arg("outputs") = d.outputs);                                        \
+  }
 #define FASTLOSS_OF_POINTWISE(family) FASTLOSS_POINTWISE_##family(FASTLOSS_DESCRIBE_POINTWISE)
 #define FASTLOSS_OF_ROW(family) FASTLOSS_ROW_##family(FASTLOSS_DESCRIBE_ROW)
 #define FASTLOSS_OF_OUTER(family) FASTLOSS_OUTER_##family(FASTLOSS_DESCRIBE_OUTER)
+#define FASTLOSS_OF_SCAN(family) FASTLOSS_SCAN_##family(FASTLOSS_DESCRIBE_SCAN)
   FASTLOSS_POINTWISE_FAMILIES(FASTLOSS_OF_POINTWISE)
   FASTLOSS_ROW_FAMILIES(FASTLOSS_OF_ROW)
   FASTLOSS_OUTER_FAMILIES(FASTLOSS_OF_OUTER)
-  return py::dict(py::arg("pointwise") = pointwise, py::arg("row") = row, py::arg("outer") = outer);
+  FASTLOSS_SCAN_FAMILIES(FASTLOSS_OF_SCAN)
+  return py::dict(py::arg("pointwise") = pointwise, py::arg("row") = row, py::arg("outer") = outer,
+                  py::arg("scan") = scan);
 }
 
 // What Python and C++ number alike, and the limits of the kernels.
@@ -147,6 +156,7 @@ py::dict numbers() {
   limits["dimensions"] = kMaxDimensions;
   limits["operands"] = kMaxOperands;
   limits["outer_operands"] = kMaxOuterOperands;
+  limits["scan_operands"] = kMaxScanOperands;
   limits["metrics"] = kMaxMetrics;
   return py::dict(py::arg("dtypes") = dtypes, py::arg("reductions") = reductions, py::arg("limits") = limits);
 }

@@ -1,4 +1,4 @@
-"""`python -m fastloss doctor | bench | demo`"""
+"""`python -m fastloss doctor | bench | demo | recommend`"""
 
 import sys
 

@@ -14,7 +14,7 @@ from torch.nn.functional import (
     triplet_margin_with_distance_loss,
 )
 
-from fastloss import losses as _losses
+import fastloss.losses as _losses
 from fastloss.losses import *
 
 __all__ = [

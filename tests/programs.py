@@ -355,7 +355,10 @@ def of_case(case: Case) -> Iterator[Call]:
 def calls_of(name: str) -> list[Call]:
     """Of every loss; recorded ones, which are dear, with most options at once, or, if another program does nearly the
     same, those of one loss of every skeleton."""
-    ours = [case for case in ONE_OF_EACH if case.family != "unfused"]
+    # of the losses that are made of others one: what they are made of is here, or torch's
+    ours = [
+        case for case in ONE_OF_EACH if case.family != "unfused" and (not case.composed or case.name == "vicreg_loss")
+    ]
     soft = {case.name: case for case in FUSED if case.variant.startswith("soft")}
     first = {case.skeleton: case for case in reversed(ours)}
     if name in FEW:

@@ -109,7 +109,7 @@ def compute(
     if isinstance(value, tuple):
         value = value[0]
     ones = torch.ones_like(value) if upstream is None else upstream.to(value)
-    gradients = torch.autograd.grad(value, list(leaves.values()), ones)
+    gradients = torch.autograd.grad(value, list(leaves.values()), ones) if leaves else ()
     return value.detach(), dict(zip(leaves, gradients, strict=True))
 
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
-import pkgutil
 import re
 import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -27,12 +25,11 @@ import torch
 from torch import Tensor
 
 import fastloss
-import fastloss.losses
+from fastloss.catalog import TORCH, LossInfo
 from fastloss.core.arguments import SMALL_ON_CPU
+from fastloss.core.docstrings import sections
 from fastloss.core.reductions import AGGREGATIONS
 from fastloss.core.registry import LOSSES
-from fastloss.nn.base import FunctionLoss
-from fastloss.nn.documentation import sections
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "losses"
@@ -67,6 +64,7 @@ def per_class() -> Tensor:
 # What the required arguments are that are not simply a floating-point tensor like `real`, by name or by loss and name.
 REQUIRED: dict[str, Callable[[], Any]] = {
     "tau": lambda: 0.3,
+    "n": lambda: 3,
     "labels": lambda: torch.arange(ROWS) // 2,
     "desirable": lambda: torch.ones(ROWS, COLUMNS, dtype=torch.bool),
     "iqn_loss.tau": real,
@@ -83,12 +81,32 @@ LEVELS = [("a number", lambda: 0.3),
 ROW_WEIGHTS = [("one for each row", per_row)]
 CLASS_WEIGHTS = [("one for each class", per_class)]
 HEAD_CLASSES = [("one for each class", per_row)]  # the weights of the layer are (ROWS, COLUMNS)
+POLICY_TYPES = (
+    "grpo", "bnpo", "dapo", "dr_grpo", "gspo", "gspo_token", "luspo", "gmpo", "cispo", "cispo_absolute", "sapo",
+    "vespo", "dppo_tv", "dppo_kl", "gpg", "dro", "clip_cov", "kl_cov",
+)  # fmt: skip
+PAIR_TYPES = (
+    "sigmoid", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "apo_zero", "apo_down", "sppo_hard", "bco_pair",
+    "discopop", "sft", "aot", "aot_unpaired",
+)  # fmt: skip
+
+
+def words(*values: str) -> list[tuple[str, Callable[[], Any]]]:
+    return [(value, lambda value=value: value) for value in values]
+
+
+def averaged(loss_type: str) -> Arguments:
+    """Arguments of a type that divides by lengths."""
+    return {"loss_type": loss_type, "chosen_lengths": real(), "rejected_lengths": real()}
+
+
 # Values to be tried where the annotation does not say which; a dict has all the arguments that go together.
 VALUES: dict[str, list[tuple[str, Callable[[], Any]]]] = {
     "mask": MASKS,
     "ignore_index": [("a class", lambda: 3)],
     "offset": [("a number", lambda: 2)],
     "time_dim": [("a number", lambda: 0)],
+    "cu_seqlens": [("indices", lambda: torch.tensor([0, 20, ROWS]))],
     "episodes": [("indices", lambda: torch.zeros(ROWS, 4, dtype=torch.int64))],
     "weights": ROW_WEIGHTS,
     "kl_div.reduction": [(how, lambda how=how: how) for how in (*REDUCTIONS, "batchmean")],
@@ -99,6 +117,22 @@ VALUES: dict[str, list[tuple[str, Callable[[], Any]]]] = {
         ("a number", lambda: {"value_clip": 0.3, "old_values": real()}),
         ("a 0-d tensor", lambda: {"value_clip": scalar(), "old_values": real()}),
     ],
+    "grpo_loss.loss_type": words(*POLICY_TYPES),
+    "grpo_loss.importance_sampling_level": words("token", "sequence"),
+    "grpo_loss.beta": [("a number", lambda: {"beta": 0.3, "ref_logp": real()}),
+                       ("a 0-d tensor", lambda: {"beta": scalar(), "ref_logp": real()})],
+    "grpo_loss.entropy_coefficient": [("a number", lambda: {"entropy_coefficient": 0.3, "entropy": real()})],
+    "grpo_loss.top_entropy_quantile": [("a number", lambda: {"top_entropy_quantile": 0.3, "entropy": real()})],
+    "grpo_loss.cov_fraction": [("a number", lambda: {"cov_fraction": 0.3, "loss_type": "kl_cov"})],
+    "grpo_loss.sequence_log_ratio": [("a tensor", lambda: {"sequence_log_ratio": real(), "loss_type": "gspo"})],
+    "grpo_loss.selected": [("a tensor", lambda: {"selected": real() > 0.5, "loss_type": "kl_cov"})],
+    "dpo_loss.loss_type": [
+        *words(*PAIR_TYPES),
+        *[(name, lambda name=name: averaged(name)) for name in ("ipo_norm", "sigmoid_norm")],
+    ],
+    "dpo_loss.f_divergence": words("reverse_kl", "forward_kl", "js", "alpha"),
+    "dpo_loss.chosen_lengths": [("a tensor", lambda: averaged("ipo_norm"))],
+    "dpo_loss.rejected_lengths": [("a tensor", lambda: averaged("ipo_norm"))],
     "quantile_huber_loss.mask": ROW_WEIGHTS,
     "iqn_loss.mask": ROW_WEIGHTS,
     "cross_entropy.weight": CLASS_WEIGHTS,
@@ -126,9 +160,11 @@ def annotated(loss: Loss, name: str) -> list[tuple[str, Callable[[], Any]]]:
             return [("deprecated", lambda: False)]
         return [("on", lambda: True), ("off", lambda: False)]
     if "str" in kinds:
-        variant = getattr(LOSSES.get(loss.__name__), "variant", None)
-        words = {"reduction": REDUCTIONS, "aggregation": AGGREGATIONS, **dict([variant] if variant else [])}[name]
-        return [(word, lambda word=word: word) for word in words]
+        declared = LOSSES.get(loss.__name__)
+        variant = getattr(declared, "variant", None)
+        known = {"reduction": REDUCTIONS, "aggregation": AGGREGATIONS, **dict([variant] if variant else [])}
+        known |= {name: hyper.choices for name, hyper in getattr(declared, "parameters", {}).items() if hyper.choices}
+        return words(*known[name])
     if "float" in kinds:
         values.append(("a number", lambda: 0.3 + (default if isinstance(default, (int, float)) else 0.0)))
     if default is not parameter.empty:
@@ -306,7 +342,7 @@ def _without_bars(match: re.Match[str]) -> str:
     return match[0].replace(r"\|", r"\Vert ").replace("|", r"\vert ") if match[0] != "|" else r"\|"
 
 
-def called(loss: Loss, where: str) -> str:
+def called(loss: Loss, public: str) -> str:
     """The loss with its arguments and their defaults."""
     shown, keywords = [], False
     for name, parameter in inspect.signature(loss).parameters.items():
@@ -314,26 +350,11 @@ def called(loss: Loss, where: str) -> str:
             shown.append("*")
             keywords = True
         shown.append(name if parameter.default is parameter.empty else f"{name}={parameter.default!r}")
-    return textwrap.fill(f"{where}({', '.join(shown)})", WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+    text = f"fastloss.{public}({', '.join(shown)})"
+    return textwrap.fill(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
 
 
 # ------------------------------------------------------------------------------------------ the pages
-
-
-def families() -> Iterator[tuple[str, ModuleType]]:
-    """(path below fastloss.losses, module)"""
-    for info in pkgutil.walk_packages(fastloss.losses.__path__, "fastloss.losses."):
-        if not info.ispkg:
-            yield info.name.removeprefix("fastloss.losses."), importlib.import_module(info.name)
-
-
-def public_name(loss: Loss, family: str) -> str:
-    room, _, _ = family.rpartition(".")
-    return ".".join(filter(None, ["fastloss", room, loss.__name__]))
-
-
-def is_fused(loss: Loss) -> bool:
-    return hasattr(loss, "resolve")
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -373,14 +394,19 @@ def answers_to_calls(losses: list[Loss]) -> dict[str, dict[str, str | None]]:
     return {call: {loss.__name__: put(loss, base(loss)) for loss in losses} for call, put in CALLS.items()}
 
 
-def of_loss(loss: Loss, family: str, module: str | None, calls: dict[str, dict[str, str | None]]) -> list[str]:
+def is_fused(info: LossInfo) -> bool:
+    return "cpu" in info.backends
+
+
+def of_loss(info: LossInfo, calls: dict[str, dict[str, str | None]]) -> list[str]:
+    loss = info.function
     parts = sections(loss.__doc__)
-    lines = [f"## {loss.__name__}", "", "```text", called(loss, public_name(loss, family)), "```", ""]
+    lines = [f"## {loss.__name__}", "", "```text", called(loss, info.name), "```", ""]
     lines += [markdown(parts[""]), ""]
     lines += [textwrap.fill(f"Source: {markdown(parts['Source'])}", WIDTH, break_on_hyphens=False), ""]
-    if module is not None:
-        lines += [f"Module: `fastloss.nn.{module}`.", ""]
-    if not is_fused(loss):
+    if info.module is not None:
+        lines += [f"Module: `fastloss.nn.{info.module}`.", ""]
+    if not is_fused(info):
         return [*lines, "No kernels of its own: torch computes it, or the fused losses that it is made of.", ""]
     lines += [*options(loss), ""]
     exceptions = [
@@ -408,11 +434,11 @@ own kernels are quicker than the way to ours. Second derivatives (`create_graph=
 losses. What theory calls a constant (old log-probabilities, advantages) may require a gradient, and gets none."""
 
 
-def index(modules: list[tuple[str, ModuleType]], calls: dict[str, dict[str, str | None]]) -> list[str]:
+def index(families: dict[str, list[LossInfo]], calls: dict[str, dict[str, str | None]]) -> list[str]:
     lines = [INTRODUCTION, ""]
     rows = [
-        [f"[{family}]({family.replace('.', '/')}.md)", ", ".join(f"`{name}`" for name in module.__all__)]
-        for family, module in modules
+        [f"[{family}]({family.replace('.', '/')}.md)", ", ".join(f"`{loss.function.__name__}`" for loss in losses)]
+        for family, losses in families.items()
     ]
     lines += [*table(["family", "losses"], rows), "", "## What all of them take", ""]
     rows = []
@@ -425,7 +451,7 @@ def index(modules: list[tuple[str, ModuleType]], calls: dict[str, dict[str, str 
         else:
             rows.append([call, f"by {len(answers) - len(left)} of {len(answers)}; see the pages"])
     lines += [*table(["call", "fused"], rows), ""]
-    own = sorted(n for n in fastloss.functional.__all__ if getattr(torch.nn.functional, n, 0) is getattr(fastloss, n))
+    own = sorted(loss.name for loss in fastloss.losses() if loss.family == TORCH)
     lines += [
         "## Torch's own",
         "",
@@ -435,20 +461,17 @@ def index(modules: list[tuple[str, ModuleType]], calls: dict[str, dict[str, str 
 
 
 def pages() -> dict[Path, str]:
-    modules = list(families())
-    names = {
-        inspect.unwrap(value.function): name
-        for name, value in vars(fastloss.nn).items()
-        if isinstance(value, type) and issubclass(value, FunctionLoss) and hasattr(value, "function")
-    }
-    every = [getattr(module, name) for _, module in modules for name in module.__all__]
-    calls = answers_to_calls([loss for loss in every if is_fused(loss)])
-    written = {PAGES / "README.md": "\n".join(index(modules, calls))}
-    for family, module in modules:
-        lines = [f"# {family}", "", f"{module.__doc__} Generated by `python tools/loss_pages.py`; do not edit.", ""]
-        for name in module.__all__:
-            loss = getattr(module, name)
-            lines += of_loss(loss, family, names.get(inspect.unwrap(loss)), calls)
+    families: dict[str, list[LossInfo]] = {}
+    for info in fastloss.losses():
+        if info.family != TORCH:
+            families.setdefault(info.family, []).append(info)
+    calls = answers_to_calls([info.function for losses in families.values() for info in losses if is_fused(info)])
+    written = {PAGES / "README.md": "\n".join(index(families, calls))}
+    for family, losses in families.items():
+        what = importlib.import_module(f"fastloss.losses.{family}").__doc__
+        lines = [f"# {family}", "", f"{what} Generated by `python tools/loss_pages.py`; do not edit.", ""]
+        for info in losses:
+            lines += of_loss(info, calls)
         written[PAGES / f"{family.replace('.', '/')}.md"] = "\n".join(lines)
     return written
 

@@ -53,9 +53,23 @@ LOSSES = (
         "cross_entropy",
         F.cross_entropy,
         _logits_and_index,
-        # A language model's vocabulary, the largest one in use, ImageNet, a small classifier with many rows, and a
-        # call so small that nothing but its overhead counts.
-        shapes=((1024, 32000), (512, 128256), (4096, 1000), (65536, 100), (8, 16)),
+        # A language model's vocabulary, the largest one in use, many rows of less, ImageNet, small classifiers with
+        # many rows, pixels (classes that do not lie side by side), batches of classifiers, and a call so small that
+        # nothing but its overhead counts.
+        shapes=(
+            (1024, 32000),
+            (512, 128256),
+            (8192, 4096),
+            (4096, 1000),
+            (65536, 100),
+            (262144, 20),
+            (65536, 10),
+            (65536, 2),
+            (8, 21, 65536),
+            (1024, 10),
+            (128, 1000),
+            (8, 16),
+        ),
         # 4 to 40 times the L2 of an H100 (50 MB): two vocabularies, two lengths between, ImageNet, a small classifier,
         # pixels (classes that do not lie side by side). Last, overhead.
         cuda_shapes=(
@@ -74,7 +88,7 @@ LOSSES = (
         "cross_entropy",
         lambda logits, target: F.cross_entropy(logits, target, label_smoothing=0.1),
         _logits_and_index,
-        shapes=((1024, 32000),),
+        shapes=((1024, 32000), (65536, 100)),
         cuda_shapes=((8192, 32000),),
         options={"label_smoothing": 0.1},
     ),
@@ -83,7 +97,7 @@ LOSSES = (
         "cross_entropy",
         _cross_entropy_z_loss,
         _logits_and_index,
-        shapes=((1024, 32000),),
+        shapes=((1024, 32000), (65536, 100)),
         cuda_shapes=((8192, 32000),),
         options={"z_loss": 1e-4},
     ),
@@ -92,7 +106,7 @@ LOSSES = (
         "softmax_focal_loss",
         _softmax_focal,
         _logits_and_index,
-        shapes=((1024, 32000),),
+        shapes=((1024, 32000), (65536, 100)),
         cuda_shapes=((8192, 32000),),
     ),
     Loss(
@@ -100,7 +114,7 @@ LOSSES = (
         "cross_entropy",
         F.cross_entropy,
         _logits_and_probabilities,
-        shapes=((1024, 32000),),
+        shapes=((1024, 32000), (65536, 100)),
         cuda_shapes=((8192, 32000),),
         streams=2,
     ),

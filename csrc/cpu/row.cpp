@@ -2,8 +2,8 @@
 //
 // A row that is read from memory stays in the core's cache until its gradient is written, so memory sees one read of
 // the logits and one write of the gradient, whatever the number of passes below:
-//   1. statistics, 8 KB at a time: z and the chunk's maximum, then the sum of exp(z - max) and the sums over the dense
-//      part of the target; the running sums are rescaled when the maximum grows;
+//   1. statistics, 8 KB at a time: the largest z and the sums of exp(z - shift) and over the dense part of the target.
+//      The shift is the largest z before the chunk, so that one reading is enough; the sums are rescaled when it grows;
 //   2. the loss of the row (scalar);
 //   3. the gradient: from the exponentials of step 1, kept in the gradient's own memory or in a row of scratch; from
 //      the logits where it needs them too (softcap) or where the statistics are given (backward).
@@ -29,8 +29,10 @@ namespace fastloss {
 // The kernel of one loss and element type. Rows come in tasks: a row, or a group of neighbouring rows of the columns
 // layout. `factor` multiplies the gradient.
 struct RowKernel {
+  bool (*denominator)(const RowProblem&, double* result, int64_t* out_of_range);
   int64_t (*tasks)(const RowProblem&);
   void (*run)(const RowProblem&, double factor, int64_t first_task, int64_t last_task);
+  void (*finish)(const RowProblem&, double denominator);  // the reduced loss, from those of the rows
 };
 using FindRowKernel = int (*)(const RowProblem&, RowKernel* found);  // a Status
 namespace avx512 {
@@ -89,52 +91,97 @@ struct RowByRow : RowTask<Loss, T> {
     V target = t ? S::get(t + c, count, A(0)) : V{};
     return S::first(count, loss.mass(w, target), V{});
   }
-  // Fills in the sums over the classes. With Keep, leaves exp(z_c - shift) in kept[c], where shift is the largest logit
-  // up to the end of c's chunk, noted in shifts[c / kChunk]: the gradient then needs no second exponential.
-  // kept may be the row itself. Returns sum_c exp(z_c - max).
+  // What one reading of some classes of a row gives.
+  struct Part {
+    V most;               // the largest z
+    V sum, mass, linear;  // of exp(z - shift), q, q (z - shift)
+  };
+  // How far a logit may be above the shift: so large an exponential is exact, and a row of them does not overflow.
+  static constexpr A kHeadroom = A(32);
+  static constexpr int64_t kFirst = 64;  // logits of which the largest is the first shift
+
+  FASTLOSS_INLINE V first_most(const T* x) const {
+    V most = V{} - infinity;
+    S::for_each(C < kFirst ? C : kFirst, [&](int64_t c, int count) __attribute__((always_inline)) {
+      const V logit = S::first(count, S::get(x + c, count, A(0)), V{} - infinity);
+      most = (logit > most) ? logit : most;
+    });
+    return most;
+  }
+  // 0 while all logits are -inf: -inf - -inf is NaN
+  static FASTLOSS_INLINE A as_shift(A max) { return max > -infinity ? max : A(0); }
+  static FASTLOSS_INLINE bool fits(A shift, A max, A most) {
+    return !(most > shift + kHeadroom) && (max > -infinity || !(most > max));
+  }
+
+  // Of `size` classes from c on; z = scale x. With Keep, leaves the exponentials in `kept`, which may be x.
+  template <bool Dense, bool Keep, class U>
+  FASTLOSS_LOOP void read(const U* x, A scale, const T* t, int64_t c, int64_t size, A shift, A* kept,
+                          Part& part) const {
+    Part sums = {V{} - infinity, V{}, V{}, V{}};
+    S::for_each(size, [&](int64_t i, int count) __attribute__((always_inline)) {
+      const V z = S::first(count, S::get(x + i, count, A(0)) * scale, V{} - infinity);
+      sums.most = (z > sums.most) ? z : sums.most;
+      const V from_shift = z - shift, e = S::exp(from_shift);
+      sums.sum += e;
+      if (Keep) S::put(kept + i, e, count);
+      if (Dense) {
+        const V q = dense_mass(t, c + i, count);
+        sums.mass += q;
+        sums.linear += q * S::first(count, from_shift, V{});
+      }
+    });
+    part = sums;
+  }
+  // The same of any functor; `z` has room for the logits of one that is not linear.
+  template <bool Dense, bool Keep>
+  FASTLOSS_INLINE void read(const T* x, const T* t, int64_t c, int64_t size, A shift, A* kept, A* z, Part& part) const {
+    if (loss.linear()) return read<Dense, Keep>(x + c, loss.slope(A(0)), t, c, size, shift, kept, part);
+    cap(x + c, size, z);
+    read<Dense, Keep>(z, A(1), t, c, size, shift, kept, part);
+  }
+  FASTLOSS_LOOP void cap(const T* x, int64_t size, A* z) const {
+    const Loss f = loss;  // a local copy stays in registers, nothing that is stored can alias it
+    S::for_each(size, [=](int64_t c, int count) __attribute__((always_inline)) {
+      S::put(z + c, f.logit(S::get(x + c, count, A(0))), count);
+    });
+  }
+
+  // Fills in the sums over the classes. With Keep, leaves exp(z_c - shift) in kept[c], with the shift of c's chunk in
+  // shifts[c / kChunk]: the gradient then needs no second exponential. kept may be the row itself.
+  // Returns sum_c exp(z_c - max).
   template <bool Dense, bool Keep>
   FASTLOSS_LOOP double statistics(const T* x, const T* t, A* kept, A* shifts, RowSums<A>& sums) const {
-    const Loss f = loss;  // a local copy stays in registers, nothing that is stored can alias it
-    alignas(64) A buffer[Keep ? S::lanes : kChunk];
+    alignas(64) A buffer[kChunk];
+    const bool over_itself = Keep && static_cast<const void*>(kept) == x;
     double sum = 0, mass = 0, linear = 0;
-    A max = -infinity, shift = A(0);  // shift = max, but 0 while all logits so far are -inf: -inf - -inf is NaN
+    A max = loss.logit(S::max(first_most(x))), shift = as_shift(max);
+    const auto rescale = [&](A to) __attribute__((always_inline)) {
+      if (max > -infinity) {  // else nothing has been added, and the shift means nothing
+        sum *= double(S::exp(shift - to));
+        linear += mass * (double(shift) - double(to));
+      }
+      shift = to;
+    };
     for (int64_t start = 0; start < C; start += kChunk) {
       const int64_t size = C - start < kChunk ? C - start : kChunk;
-      A* z = Keep ? kept + start : buffer;
-      V most = V{} - infinity;
-      S::for_each(size, [&](int64_t c, int count) __attribute__((always_inline)) {
-        V logit = S::first(count, f.logit(S::get(x + start + c, count, A(0))), V{} - infinity);
-        most = (logit > most) ? logit : most;
-        S::put(z + c, logit, count);
-      });
-      const A chunk_max = S::max(most);
-      if (chunk_max > max) {
-        max = chunk_max;
-        if (start) {
-          sum *= double(S::exp(shift - max));
-          linear += mass * (double(shift) - double(max));
-        }
-        shift = max;
+      A* into = over_itself ? buffer : Keep ? kept + start : nullptr;  // a chunk may have to be read twice
+      Part part;
+      read<Dense, Keep>(x, t, start, size, shift, into, buffer, part);
+      const A most = S::max(part.most);
+      if (!fits(shift, max, most)) {
+        rescale(most);
+        read<Dense, Keep>(x, t, start, size, shift, into, buffer, part);
       }
-      V chunk_sum{}, chunk_mass{}, chunk_linear{};
-      const A from = shift;
-      S::for_each(size, [&](int64_t c, int count) __attribute__((always_inline)) {
-        V from_max = S::get(z + c, count, -infinity) - from;
-        V e = S::exp(from_max);
-        chunk_sum += e;
-        if (Keep) S::put(z + c, e, count);
-        if (Dense) {
-          V q = dense_mass(t, start + c, count);
-          chunk_mass += q;
-          chunk_linear += q * S::first(count, from_max, V{});
-        }
-      });
-      sum += S::sum(chunk_sum);
-      if (Dense) {
-        mass += S::sum(chunk_mass);
-        linear += S::sum(chunk_linear);
-      }
+      if (over_itself) memcpy(kept + start, buffer, size_t(size) * sizeof(A));
       if (Keep) shifts[start / kChunk] = shift;
+      sum += S::sum(part.sum);
+      if (Dense) {
+        mass += S::sum(part.mass);
+        linear += S::sum(part.linear);
+      }
+      if (most > shift) rescale(most);
+      if (most > max) max = most;
     }
     sums = {max, S::log(sum), A(mass), A(linear), A(1)};
     return sum;
@@ -151,20 +198,16 @@ struct RowByRow : RowTask<Loss, T> {
     });
   }
 
-  // The same from kept exponentials. `shifts`: what statistics() subtracted from the logits, a chunk each; null: max.
+  // The same of some classes from c on, from their exponentials, which are still to be multiplied by `rescale`.
   template <bool Dense>
-  FASTLOSS_LOOP void gradient_of_kept(const A* kept, const A* shifts, const T* t, T* out, A max, Scales scales) const {
+  FASTLOSS_LOOP void gradient_of_kept(const A* kept, A rescale, const T* t, int64_t c, int64_t size, T* out,
+                                      Scales scales) const {
     const A slope = loss.slope(A(0));
-    const A mass_scale = scales.all * slope;
-    for (int64_t start = 0; start < C; start += kChunk) {
-      const int64_t size = C - start < kChunk ? C - start : kChunk;
-      const A shift = shifts ? shifts[start / kChunk] : max;
-      const A factor = scales.softmax * slope * (shift == max ? A(1) : S::exp(shift - max));
-      S::for_each(size, [=](int64_t c, int count) __attribute__((always_inline)) {
-        V softmax = S::get(kept + start + c, count, A(0)) * factor;
-        S::put(out + start + c, Dense ? softmax - dense_mass(t, start + c, count) * mass_scale : softmax, count);
-      });
-    }
+    const A factor = scales.softmax * slope * rescale, mass_scale = scales.all * slope;
+    S::for_each(size, [=](int64_t i, int count) __attribute__((always_inline)) {
+      V softmax = S::get(kept + i, count, A(0)) * factor;
+      S::put(out + i, Dense ? softmax - dense_mass(t, c + i, count) * mass_scale : softmax, count);
+    });
   }
 
   // writes the element of an index target, which has a mass of its own
@@ -207,59 +250,70 @@ struct RowByRow : RowTask<Loss, T> {
     }
     const Scales scales = finish(row, sums, z_y, inverse_sum);
     if (!out) return;
-    if (kept)
-      gradient_of_kept<Dense>(kept, shifts, t, out, sums.max, scales);
-    else
+    if (kept) {
+      for (int64_t c = 0; c < C; c += kChunk) {
+        const A shift = shifts[c / kChunk];  // above the maximum where a chunk of nothing but -inf had none
+        const A rescale = S::exp(shift > sums.max ? A(0) : shift - sums.max);
+        gradient_of_kept<Dense>(kept + c, rescale, t, c, C - c < kChunk ? C - c : kChunk, out + c, scales);
+      }
+    } else {
       gradient<Dense>(x, t, out, sums.max, scales);
+    }
     if (!soft) subtract_target<Dense>(out, y, z_y, sums, scales);
   }
 
-  // Rows of at most kChunk classes, some at a time and stage by stage. The stages of one row wait for each other; those
-  // of neighbouring rows do not, and side by side they fit into the processor's window.
+  // Rows of at most kChunk classes, `rows` at a time and stage by stage. The stages of one row wait for each other;
+  // those of neighbouring rows do not, and side by side they fit into the processor's window. `end`: of all rows.
   static constexpr int kBlock = 16;
   static_assert(kBlock % S::lanes == 0);
 
   template <bool Dense>
-  FASTLOSS_LOOP void short_rows(int64_t first, int rows) const {
+  FASTLOSS_LOOP void short_rows(int64_t first, int rows, int64_t end) const {
     const Loss f = loss;
-    alignas(64) A z[kChunk];  // the rows' logits, later their exponentials, padded to whole vectors
-    alignas(64) A sum[kBlock] = {}, log_sum[kBlock];
-    RowSums<A> sums[kBlock];
+    alignas(64) A e[kChunk];  // the rows' exponentials, padded to whole vectors
+    alignas(64) A z[kChunk];
+    alignas(64) A shift[kBlock] = {}, sum[kBlock] = {}, max[kBlock] = {}, linear[kBlock] = {}, mass[kBlock] = {};
+    Part parts[kBlock];
     A z_y[kBlock];
     const int64_t padded = (C + S::lanes - 1) / S::lanes * S::lanes;
+    for (int r = 0; r < rows; ++r) max[r] = S::max(first_most(logits_of(first + r)));
+    for (int64_t row = first + rows; row < first + 2 * rows && row < end; ++row) {  // no stream that would be foreseen
+      for (int64_t c = 0; c < kFirst; c += 64 / sizeof(T)) __builtin_prefetch(logits_of(row) + c);
+    }
+    const bool keep = p.gradient.data && f.linear();
+    const auto read_row = [&](int r) {
+      const T *x = logits_of(first + r), *t = soft_target_of(first + r);
+      if (keep)
+        read<Dense, true>(x, t, 0, C, shift[r], e + r * padded, z, parts[r]);
+      else
+        read<Dense, false>(x, t, 0, C, shift[r], nullptr, z, parts[r]);
+    };
     for (int r = 0; r < rows; ++r) {
-      const T* x = logits_of(first + r);
-      V most = V{} - infinity;
-      S::for_each(C, [&](int64_t c, int count) __attribute__((always_inline)) {
-        V logit = S::first(count, f.logit(S::get(x + c, count, A(0))), V{} - infinity);
-        most = (logit > most) ? logit : most;
-        S::put(z + r * padded + c, logit, S::lanes);
-      });
-      sums[r].max = S::max(most);
-      z_y[r] = soft || ignored(first + r) ? A(0) : f.logit(S::scalar(x + p.index_target[first + r]));
+      max[r] = f.logit(max[r]);
+      shift[r] = as_shift(max[r]);
+      read_row(r);
     }
     for (int r = 0; r < rows; ++r) {
-      const T* t = soft_target_of(first + r);
-      const A shift = sums[r].max;  // -inf only if all logits are, and then everything is NaN, in torch too
-      V row_sum{}, mass{}, linear{};
-      S::for_each(C, [&](int64_t c, int count) __attribute__((always_inline)) {
-        A* at = z + r * padded + c;
-        V from_max = S::get(at, S::lanes, A(0)) - shift;
-        V e = S::exp(from_max);
-        row_sum += e;
-        S::put(at, e, S::lanes);
-        if (Dense) {
-          V q = dense_mass(t, c, count);
-          mass += q;
-          linear += q * S::first(count, from_max, V{});
-        }
-      });
-      sum[r] = A(S::sum(row_sum));
-      sums[r].mass = Dense ? A(S::sum(mass)) : A(0);
-      sums[r].linear = Dense ? A(S::sum(linear)) : A(0);
-      sums[r].weight = A(1);
+      const A most = S::max(parts[r].most);
+      if (!fits(shift[r], max[r], most)) {
+        shift[r] = most;
+        read_row(r);
+      }
+      max[r] = most;
+      z_y[r] = soft || ignored(first + r) ? A(0) : f.logit(S::scalar(logits_of(first + r) + p.index_target[first + r]));
+      sum[r] = A(S::sum(parts[r].sum));
+      mass[r] = Dense ? A(S::sum(parts[r].mass)) : A(0);
+      linear[r] = Dense ? A(S::sum(parts[r].linear)) : A(0);
     }
-    for (int r = 0; r < rows; r += S::lanes) S::put(log_sum + r, S::log(S::get(sum + r, S::lanes, A(0))), S::lanes);
+    alignas(64) A rescale[kBlock], log_sum[kBlock], inverse_sum[kBlock];
+    for (int r = 0; r < rows; r += S::lanes) {
+      const auto get = [r](const A* p) __attribute__((always_inline)) { return S::get(p + r, S::lanes, A(0)); };
+      const V less = get(shift) - get(max), by = S::exp(less), scaled = get(sum) * by;
+      S::put(rescale + r, by, S::lanes);
+      S::put(log_sum + r, S::log(scaled), S::lanes);
+      S::put(inverse_sum + r, (V{} + A(1)) / scaled, S::lanes);
+      S::put(linear + r, get(linear) + get(mass) * less, S::lanes);
+    }
     for (int r = 0; r < rows; ++r) {
       const int64_t row = first + r;
       T* out = gradient_of(row);
@@ -267,14 +321,14 @@ struct RowByRow : RowTask<Loss, T> {
         store_ignored(row, out);
         continue;
       }
-      sums[r].log_sum = log_sum[r];
-      const Scales scales = finish(row, sums[r], z_y[r], A(1) / sum[r]);
+      RowSums<A> sums{max[r], log_sum[r], mass[r], linear[r], A(1)};
+      const Scales scales = finish(row, sums, z_y[r], inverse_sum[r]);
       if (!out) continue;
-      if (f.linear())
-        gradient_of_kept<Dense>(z + r * padded, nullptr, soft_target_of(row), out, sums[r].max, scales);
+      if (keep)
+        gradient_of_kept<Dense>(e + r * padded, rescale[r], soft_target_of(row), 0, C, out, scales);
       else
-        gradient<Dense>(logits_of(row), soft_target_of(row), out, sums[r].max, scales);
-      if (!soft) subtract_target<Dense>(out, p.index_target[row], z_y[r], sums[r], scales);
+        gradient<Dense>(logits_of(row), soft_target_of(row), out, max[r], scales);
+      if (!soft) subtract_target<Dense>(out, p.index_target[row], z_y[r], sums, scales);
     }
   }
 
@@ -284,7 +338,7 @@ struct RowByRow : RowTask<Loss, T> {
       const int64_t padded = (C + S::lanes - 1) / S::lanes * S::lanes;
       const int64_t block = kChunk / padded < kBlock ? kChunk / padded : kBlock;
       for (int64_t row = begin; row < end; row += block)
-        short_rows<Dense>(row, int(end - row < block ? end - row : block));
+        short_rows<Dense>(row, int(end - row < block ? end - row : block), end);
       return;
     }
     const bool keep = p.gradient.data && !state_known && loss.linear();
@@ -304,7 +358,7 @@ template <bool Dense, class Loss, class T>
 void run_tasks(const RowProblem& p, double factor, int64_t first, int64_t last) {
   if (p.inner > 1)
     RowLanes<Loss, T>(p, factor).template column_rows<Dense>(first, last);
-  else if (p.classes <= RowLanes<Loss, T>::kFew)
+  else if (p.classes <= RowLanes<Loss, T>::kTransposed)
     RowLanes<Loss, T>(p, factor).template contiguous_rows<Dense>(first, last);
   else
     RowByRow<Loss, T>(p, factor).template run<Dense>(first, last);
@@ -317,45 +371,6 @@ void run(const RowProblem& p, double factor, int64_t first, int64_t last) {
   else
     run_tasks<false, Loss, T>(p, factor, first, last);
 }
-
-template <class Loss, class T>
-RowKernel kernel() {
-  return {tasks<Loss, T>, run<Loss, T>};
-}
-
-int find(const RowProblem& p, RowKernel* found) {
-  int status = kUnknownLoss;
-  visit_one_pass_row_loss(p.loss, [&](auto loss) {
-    using InFloat = typename decltype(loss)::template with<float>;
-    status = p.parameter_count != InFloat::parameters ? kWrongParameters : is_floating(p.dtype) ? 0 : kUnknownDType;
-    switch (p.dtype) {
-      case DType::float64:
-        *found = kernel<typename decltype(loss)::template with<double>, double>();
-        break;
-      case DType::float32:
-        *found = kernel<InFloat, float>();
-        break;
-      case DType::float16:
-        *found = kernel<InFloat, Half>();
-        break;
-      case DType::bfloat16:
-        *found = kernel<InFloat, BFloat16>();
-        break;
-      default:  // the status says so
-        break;
-    }
-  });
-  return status;
-}
-
-}  // namespace
-
-const FindRowKernel find_row_kernel = find;
-
-}  // namespace FASTLOSS_ISA
-
-#if FASTLOSS_BASELINE
-namespace {
 
 // Sum over the counted rows of their weight; also the only place where targets are checked, so it always runs. False
 // where one is out of range.
@@ -402,8 +417,48 @@ void reduce(const RowProblem& p, double denominator) {
   *static_cast<A*>(p.reduced_loss) = A(p.reduction == Reduction::mean ? sum / denominator : sum);
 }
 
+void finish(const RowProblem& p, double denominator) {
+  if (p.dtype == DType::float64)
+    reduce<double>(p, denominator);
+  else
+    reduce<float>(p, denominator);
+}
+
+template <class Loss, class T>
+RowKernel kernel() {
+  return {denominator, tasks<Loss, T>, run<Loss, T>, finish};
+}
+
+int find(const RowProblem& p, RowKernel* found) {
+  int status = kUnknownLoss;
+  visit_one_pass_row_loss(p.loss, [&](auto loss) {
+    using InFloat = typename decltype(loss)::template with<float>;
+    status = p.parameter_count != InFloat::parameters ? kWrongParameters : is_floating(p.dtype) ? 0 : kUnknownDType;
+    switch (p.dtype) {
+      case DType::float64:
+        *found = kernel<typename decltype(loss)::template with<double>, double>();
+        break;
+      case DType::float32:
+        *found = kernel<InFloat, float>();
+        break;
+      case DType::float16:
+        *found = kernel<InFloat, Half>();
+        break;
+      case DType::bfloat16:
+        *found = kernel<InFloat, BFloat16>();
+        break;
+      default:  // the status says so
+        break;
+    }
+  });
+  return status;
+}
+
 }  // namespace
-#endif
+
+const FindRowKernel find_row_kernel = find;
+
+}  // namespace FASTLOSS_ISA
 
 }  // namespace fastloss
 
@@ -417,17 +472,13 @@ int fastloss_row(const fastloss::RowProblem* problem, fastloss::Device* device) 
   RowKernel kernel;
   if (const int status = find(p, &kernel)) return status;
   double counted;
-  if (!denominator(p, &counted, &device->target_out_of_range)) return kTargetOutOfRange;
+  if (!kernel.denominator(p, &counted, &device->target_out_of_range)) return kTargetOutOfRange;
   const double factor = p.reduction == Reduction::mean ? 1.0 / counted : 1.0;
   const int64_t tasks = kernel.tasks(p);
   const int64_t per_task = std::max<int64_t>(1, p.rows * p.classes / std::max<int64_t>(1, tasks));
   const int64_t grain = std::max<int64_t>(1, 32768 / per_task);  // elements worth waking a thread for
   for_tasks(*device, tasks, grain, [&](int64_t first, int64_t last) { kernel.run(p, factor, first, last); });
-  if (!p.reduced_loss) return 0;
-  if (p.dtype == DType::float64)
-    reduce<double>(p, counted);
-  else
-    reduce<float>(p, counted);
+  if (p.reduced_loss) kernel.finish(p, counted);
   return 0;
 }
 #endif

@@ -99,9 +99,9 @@ struct StepTask {
     return matrix.data ? static_cast<const T*>(matrix.data) + row * matrix.outer : nullptr;
   }
   FASTLOSS_INLINE A class_weight(int64_t c) const { return weight ? weight[c] : A(1); }
-  // z_y as it enters the softmax
+  // z_y as it enters the softmax: by the vectors' functions, so that it equals z_j of the same class
   FASTLOSS_INLINE A target_logit(const T* x) const {
-    const A z = loss.logit(S::scalar(x));
+    const A z = S::lane(loss.logit(V{} + S::scalar(x)), 0);
     if constexpr (Loss::margin) return loss.target_logit(z);
     return z;
   }
@@ -182,6 +182,7 @@ struct StepTask {
       S::for_each(size, [&](int64_t c, int count) __attribute__((always_inline)) {
         RowClass<V> k{};
         k.z = S::get(z + c, count, -infinity);
+        k.z_y = V{} + totals.target;
         k.from_max = k.z - first.shift;
         k.p = S::exp(k.from_max);
         chunk_sum += k.p;
@@ -268,7 +269,7 @@ struct StepTask {
     int64_t n, d, row;  // of the first lane
     int count;
     I target, live;  // of each lane
-    V z_y, slope_y;  // where there is a margin: target_logit and target_slope
+    V z_y, slope_y;  // where there are sums of its own, or a margin: the target's logit; its slope
   };
   FASTLOSS_INLINE Column column(int64_t task) const {
     Column k{};
@@ -280,11 +281,10 @@ struct StepTask {
       const int64_t y = i < k.count ? target_of(k.row + i) : -1;
       S::set(k.target, i, int32_t(y));
       S::set(k.live, i, i < k.count && !ignored(k.row + i) ? -1 : 0);
+      if constexpr (Loss::margin || Loss::sums > 0)
+        if (y >= 0) S::set(k.z_y, i, target_logit(place(p.logits, k, y) + i));
       if constexpr (Loss::margin)
-        if (y >= 0) {
-          S::set(k.z_y, i, target_logit(place(p.logits, k, y) + i));
-          S::set(k.slope_y, i, loss.target_slope(loss.logit(S::scalar(place(p.logits, k, y) + i))));
-        }
+        if (y >= 0) S::set(k.slope_y, i, loss.target_slope(loss.logit(S::scalar(place(p.logits, k, y) + i))));
     }
     return k;
   }
@@ -321,6 +321,7 @@ struct StepTask {
     for (int64_t c = 0; c < C; ++c) {
       RowClass<V> j{};
       j.z = with_margin(k, c, column_logit(p.logits, k, c));
+      j.z_y = k.z_y;
       j.from_max = j.z - shift;
       j.p = S::exp(j.from_max);
       sum += j.p;
@@ -456,8 +457,8 @@ struct StepTask {
     }
   }
   void run(int64_t begin, int64_t end) const {
-    const bool dense = !Loss::modulated && loss.dense(soft);
-    for (int64_t task = begin; task < end; ++task) dense ? run<!Loss::modulated>(task) : run<false>(task);
+    const bool dense = may_be_dense<Loss> && loss.dense(soft);
+    for (int64_t task = begin; task < end; ++task) dense ? run<may_be_dense<Loss>>(task) : run<false>(task);
   }
 };
 

@@ -3,27 +3,29 @@
 #pragma once
 #include <string.h>
 
+#include "alignment/grpo.h"
 #include "alignment/preference.h"
 #include "alignment/reward.h"
 #include "binary.h"
 #include "classification.h"
+#include "distillation.h"
 #include "likelihood.h"
+#include "log_prob.h"
+#include "margin.h"
 #include "regression.h"
 #include "rl/distributional.h"
 #include "rl/policy.h"
+#include "rl/returns.h"
 #include "rl/value.h"
 
 // setup.py reads the names of the first: the kernels of each pointwise family are a compilation of their own.
 // clang-format off
 #define FASTLOSS_POINTWISE_FAMILIES(FAMILY) \
-  FAMILY(regression) FAMILY(binary) FAMILY(likelihood) FAMILY(policy) FAMILY(value) FAMILY(preference) FAMILY(reward)
-#ifdef FASTLOSS_MORE_ROW_LOSSES  // by the tests, for a family of theirs
-#include "more_row_losses.h"
-#define FASTLOSS_ROW_FAMILIES(FAMILY) FAMILY(classification) FAMILY(more)
-#else
-#define FASTLOSS_ROW_FAMILIES(FAMILY) FAMILY(classification)
-#endif
+  FAMILY(regression) FAMILY(binary) FAMILY(likelihood) FAMILY(policy) FAMILY(value) FAMILY(preference) FAMILY(reward) \
+  FAMILY(grpo)
+#define FASTLOSS_ROW_FAMILIES(FAMILY) FAMILY(classification) FAMILY(log_prob) FAMILY(distillation) FAMILY(margin)
 #define FASTLOSS_OUTER_FAMILIES(FAMILY) FAMILY(distributional)
+#define FASTLOSS_SCAN_FAMILIES(FAMILY) FAMILY(returns)
 // clang-format on
 
 namespace fastloss {
@@ -41,6 +43,7 @@ struct Tag {
 #define FASTLOSS_VISIT_POINTWISE(family) FASTLOSS_POINTWISE_##family(FASTLOSS_VISIT_IF_NAMED)
 #define FASTLOSS_VISIT_ROW(family) FASTLOSS_ROW_##family(FASTLOSS_VISIT_IF_NAMED)
 #define FASTLOSS_VISIT_OUTER(family) FASTLOSS_OUTER_##family(FASTLOSS_VISIT_IF_NAMED)
+#define FASTLOSS_VISIT_SCAN(family) FASTLOSS_SCAN_##family(FASTLOSS_VISIT_IF_NAMED)
 
 template <class Visit>
 bool visit_pointwise_loss(const char* name, Visit visit) {
@@ -67,6 +70,11 @@ bool visit_one_pass_row_loss(const char* name, Visit visit) {
 template <class Visit>
 bool visit_outer_loss(const char* name, Visit visit) {
   FASTLOSS_OUTER_FAMILIES(FASTLOSS_VISIT_OUTER)
+  return false;
+}
+template <class Visit>
+bool visit_scan(const char* name, Visit visit) {
+  FASTLOSS_SCAN_FAMILIES(FASTLOSS_VISIT_SCAN)
   return false;
 }
 

@@ -28,6 +28,7 @@ struct Elementary<float> {
   static FASTLOSS_INLINE float log(float x) { return logf(x); }
   static FASTLOSS_INLINE float log1p(float x) { return log1pf(x); }
   static FASTLOSS_INLINE float log1p_unit(float x) { return log1pf(x); }
+  static FASTLOSS_INLINE float log1p_unit(float x, float& inverse) { return inverse = 1.0f / (x + 1.0f), log1pf(x); }
   static FASTLOSS_INLINE float tanh(float x) { return tanhf(x); }
   static FASTLOSS_INLINE float tanh(float x, float& decay) { return decay = expf(-2.0f * fabsf(x)), tanhf(x); }
 };
@@ -40,6 +41,7 @@ struct Elementary<double> {
   static FASTLOSS_INLINE double log(double x) { return ::log(x); }
   static FASTLOSS_INLINE double log1p(double x) { return ::log1p(x); }
   static FASTLOSS_INLINE double log1p_unit(double x) { return ::log1p(x); }
+  static FASTLOSS_INLINE double log1p_unit(double x, double& inverse) { return inverse = 1.0 / (x + 1.0), ::log1p(x); }
   static FASTLOSS_INLINE double tanh(double x) { return ::tanh(x); }
   static FASTLOSS_INLINE double tanh(double x, double& decay) { return decay = ::exp(-2.0 * ::fabs(x)), ::tanh(x); }
 };
@@ -67,6 +69,11 @@ FASTLOSS_INLINE V log1p(V x) {
 template <class V>
 FASTLOSS_INLINE V log1p_unit(V x) {  // for x in [-1/2, 1]
   return Elementary<V>::log1p_unit(x);
+}
+// log(1 + x) likewise, and 1 / (1 + x), from one division
+template <class V>
+FASTLOSS_INLINE V log1p_unit(V x, V& inverse) {
+  return Elementary<V>::log1p_unit(x, inverse);
 }
 template <class V>
 FASTLOSS_INLINE V tanh(V x) {
@@ -113,15 +120,15 @@ struct Sigmoid {
 };
 template <class V>
 FASTLOSS_INLINE Sigmoid<V> sigmoids(V x) {
-  const V decay = exp_nonpositive(-abs(x));
-  const V larger = 1.0f / (decay + 1.0f), smaller = decay * larger;
-  const V log_larger = -log1p_unit(decay);
-  const auto negative = x < V{};
+  const V zero{}, decay = exp_nonpositive(-abs(x));
+  V larger;
+  const V log_larger = -log1p_unit(decay, larger), smaller = decay * larger;
+  const auto negative = x < zero;
   Sigmoid<V> s;
   s.value = negative ? smaller : larger;
   s.complement = negative ? larger : smaller;
-  s.log_value = log_larger + minimum(x, V{});
-  s.log_complement = log_larger - maximum(x, V{});
+  s.log_value = log_larger + (negative ? x : zero);
+  s.log_complement = log_larger - (negative ? zero : x);
   return s;
 }
 template <class V>
@@ -129,6 +136,20 @@ FASTLOSS_INLINE V sigmoid(V x) {
   const V decay = exp_nonpositive(-abs(x));
   return ((x < V{}) ? decay : V{} + 1.0f) / (decay + 1.0f);
 }
+
+// Of an angle of a few turns, a scalar. CUDA's cos and sin have a path for huge angles too, which costs every thread 32
+// to 40 bytes of stack; cospi and sinpi have none.
+#ifdef __CUDA_ARCH__
+FASTLOSS_INLINE float cos(float x) { return ::cospif(x * 0.318309886f); }
+FASTLOSS_INLINE float sin(float x) { return ::sinpif(x * 0.318309886f); }
+FASTLOSS_INLINE double cos(double x) { return ::cospi(x * 0.31830988618379067); }
+FASTLOSS_INLINE double sin(double x) { return ::sinpi(x * 0.31830988618379067); }
+#else
+FASTLOSS_INLINE float cos(float x) { return ::cosf(x); }
+FASTLOSS_INLINE float sin(float x) { return ::sinf(x); }
+FASTLOSS_INLINE double cos(double x) { return ::cos(x); }
+FASTLOSS_INLINE double sin(double x) { return ::sin(x); }
+#endif
 
 // base^exponent for base >= 0; exponent is one number of the functor's accumulator
 template <class V, class A>

@@ -104,6 +104,8 @@ inline const char* meaning_of(int status) {
       return "unsupported dtype";
     case kTooManyClasses:
       return "more than 2^30 classes";
+    case kWrongStarts:
+      return "the starts of sequences must rise from 0 to the number of steps";
     default:
       return "unknown status";
   }

@@ -78,6 +78,7 @@ struct Device;
 
 }  // namespace fastloss
 
+#pragma GCC visibility push(default)  // the small calls are another binary
 extern "C" {
 // False if there is no such loss.
 int fastloss_pointwise_describe(const char* loss, fastloss::PointwiseDescription* description);
@@ -88,3 +89,4 @@ long long fastloss_pointwise_scratch(const fastloss::PointwiseProblem* problem);
 // Whatever of losses, sum, gradients and metrics the call has a place for.
 int fastloss_pointwise(const fastloss::PointwiseProblem* problem, fastloss::Device* device);
 }
+#pragma GCC visibility pop

@@ -70,6 +70,7 @@ struct Device;  // what the kernels are told of where they run: csrc/cpu/simd/is
 
 }  // namespace fastloss
 
+#pragma GCC visibility push(default)  // the small calls are another binary
 extern "C" {
 long long fastloss_row_scratch(const fastloss::RowProblem* problem);
 
@@ -81,3 +82,4 @@ int fastloss_row_step(const fastloss::RowStepProblem* problem, fastloss::Device*
 // False where there is no such loss.
 int fastloss_row_describe(const char* loss, fastloss::RowDescription* description);
 }
+#pragma GCC visibility pop

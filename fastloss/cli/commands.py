@@ -1,4 +1,4 @@
-"""`python -m fastloss doctor | bench | demo`"""
+"""`python -m fastloss doctor | bench | demo | recommend`"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from fastloss.bench import cli as bench
-from fastloss.cli import demo, doctor
+from fastloss.cli import demo, doctor, guide
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -25,6 +25,10 @@ def make_parser() -> argparse.ArgumentParser:
     demo_parser = commands.add_parser("demo", help="train a small language model with torch's loss and with fastloss's")
     demo.add_arguments(demo_parser)
     demo_parser.set_defaults(run=demo.run)
+
+    guide_parser = commands.add_parser("recommend", help="which loss for a problem, and what goes wrong with it")
+    guide.add_arguments(guide_parser)
+    guide_parser.set_defaults(run=guide.run)
     return parser
 
 

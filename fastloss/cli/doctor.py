@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import fastloss
-from fastloss.core import backends, environment
+from fastloss.core import backends, environment, small
 
 _SHOWN = {True: "on", False: "off"}
 
@@ -45,6 +45,7 @@ def report() -> dict[str, Any]:
         "gpus": gpus,
         "build": _build(),
         "backends": {"reference": None, **backends.UNAVAILABLE},
+        "small_calls": small.UNAVAILABLE or None,
         "automatic": {device: str(choice) for (name, device), choice in backends.CHOICES.items() if name == "auto"},
         "environment": {variable.name: variable.read() for variable in environment.VARIABLES},
     }
@@ -63,6 +64,7 @@ def render(report: dict[str, Any]) -> str:
         "",
         "backends:",
         *(f"  {name:10} {'ready' if reason is None else reason}" for name, reason in report["backends"].items()),
+        f"  small calls of cpu: {report['small_calls'] or 'ready'}",
         "automatic choice:",
         *(f"  {device:10} {choice}" for device, choice in report["automatic"].items()),
     ]

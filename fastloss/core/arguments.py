@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ from torch import Tensor
 
 from fastloss.core import environment
 from fastloss.core.backends import Explanation
+from fastloss.core.small import MAKE
 
-# Up to here torch's own two kernels take less time than the Python around a fused one. Measured, forward and backward
-# of a float32 (N, 16): see bench/results.
+# Up to here torch's own kernels take less time than the long way to ours.
 SMALL_ON_CPU = 4096
 
 DEVICES = ("cpu", "cuda", "xpu")  # for whose tensors there are kernels
@@ -53,6 +54,7 @@ class Empty(Invalid):
         super().__init__("there are no elements, so there is nothing to launch")
 
 
+SMALL = Refused(f"up to {SMALL_ON_CPU} elements on a CPU, torch's own kernel is quicker than the way to ours")
 OVERRIDDEN = Refused("an argument has a __torch_function__ of its own")
 # An operator of ours would be a hole in such a program: no gradient passes it, and it does not load without fastloss.
 LEAVES = Refused("an exported or traced program keeps torch's own operators, which load and train anywhere")
@@ -63,11 +65,14 @@ class Hyper:
     """A hyper-parameter of a kernel: a number in [low, high], whose default is that of the loss's signature.
 
     none: what None stands for, where the loss takes it: a number, or the name of a hyper-parameter before this one.
+    choices: it is one of these strings instead, and the kernels get its place among them. For a part of a formula that
+        every variant has; a formula of its own is a variant.
     """
 
     low: float = 0.0
     high: float = math.inf
     none: float | str | None = None
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,11 @@ class Signature:
         values: dict[str, float] = {}
         for name, hyper in self.parameters.items():
             value = bound.get(name, self.defaults.get(name))
+            if hyper.choices:
+                if not isinstance(value, str) or value not in hyper.choices:
+                    return Invalid(f"{name} is none of {', '.join(hyper.choices)}")
+                values[name] = float(hyper.choices.index(value))
+                continue
             if value is None:
                 value = values[hyper.none] if isinstance(hyper.none, str) else hyper.none
             if isinstance(value, Tensor):
@@ -120,10 +130,20 @@ class Signature:
         return list(values.values())
 
 
+def small(tensor: Any) -> bool:
+    """Whether torch's own loss is quicker on this tensor: on a small one, in a program that compiles it, which fuses it
+    with what is around it, and where the call would not be plain (:mod:`fastloss.core.small`)."""
+    if not isinstance(tensor, Tensor) or not tensor.is_cpu or tensor.numel() > SMALL_ON_CPU:
+        return False
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return traced or MAKE is None or not tensor.is_contiguous()
+
+
 def reduction_of(bound: dict[str, Any], default: str) -> Any:
     """The reduction that the caller asks for, in torch's present or deprecated way."""
     size_average, reduce = bound.get("size_average"), bound.get("reduce")
     if size_average is not None or reduce is not None:
+        _warned()
         return torch.nn._reduction.legacy_get_string(size_average, reduce)
     return bound.get("reduction", default)
 
@@ -131,7 +151,21 @@ def reduction_of(bound: dict[str, Any], default: str) -> Any:
 def warn(message: str, stacklevel: int) -> None:
     """Torch's warning of what a call probably does not mean; torch.compile (2.13) cannot trace one."""
     if not torch.compiler.is_compiling():
+        _warned()
         warnings.warn(message, stacklevel=stacklevel + 1)
+
+
+_warnings = threading.local()
+
+
+def _warned() -> None:
+    if not torch.compiler.is_compiling():
+        _warnings.given = warnings_given() + 1
+
+
+def warnings_given() -> int:
+    """How many warnings lowering has given in this thread: a call that was warned of is, if it comes again."""
+    return getattr(_warnings, "given", 0)
 
 
 def overriding(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

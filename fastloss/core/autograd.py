@@ -178,7 +178,7 @@ class _Eager(Function):
         count = len(ctx.needs_input_grad) - 2
         tensors, state = saved[:count], saved[count:]
         if transformed(upstream):
-            found = _differentiable(problem, upstream, tensors)
+            found = differentiable(problem, upstream, tensors)
         else:
             ready, ctx.ready = ctx.ready, None
             if problem.early and problem.reduced:
@@ -254,7 +254,7 @@ def _spread(gradients: Gradients, wanted: Sequence[int], tensors: Sequence[Tenso
     return result
 
 
-def _differentiable(problem: Problem, upstream: Tensor, tensors: Sequence[Tensor]) -> Gradients:
+def differentiable(problem: Problem, upstream: Tensor, tensors: Sequence[Tensor]) -> Gradients:
     """The gradients as differentiable functions of the upstream gradient and the tensors, by the reference body."""
 
     def loss(*some: Tensor) -> Tensor:
@@ -269,6 +269,20 @@ def _replaced(tensors: Sequence[Tensor], places: Sequence[int], some: Sequence[T
     for place, tensor in zip(places, some, strict=True):
         result[place] = tensor
     return result
+
+
+def _of_operand(cotangent: Tensor, shape: torch.Size) -> Tensor:
+    """Of the gradient by a broadcast operand, which is of the whole shape, the cotangent for the operand's shape.
+
+    Whoever got that gradient summed it (`_spread`), so all cotangents of one number of the operand are the same.
+    """
+    if cotangent.shape == shape:
+        return cotangent
+    if not cotangent.numel():
+        return cotangent.new_zeros(shape)
+    leading = [0] * (cotangent.dim() - len(shape))
+    index = (*leading, *(slice(1) if size == 1 else slice(None) for size in shape))
+    return cotangent[index]
 
 
 # ------------------------------------------------------------------------------------------ transforms, torch.compile
@@ -346,11 +360,10 @@ class _Twice(Function):
         places = problem.differentiable  # torch has losses that refuse to be differentiated by all of their operands
 
         def gradients(upstream: Tensor, *some: Tensor) -> tuple[Tensor, ...]:
-            return tuple(_differentiable(problem, upstream, _replaced(tensors, places, some)))
+            return tuple(differentiable(problem, upstream, _replaced(tensors, places, some)))
 
-        # The gradients of a broadcast operand are of the whole shape, those of the reference of the operand's.
         given = tuple(
-            cotangent if cotangent.shape == tensors[place].shape else cotangent.sum_to_size(tensors[place].shape)
+            _of_operand(cotangent, tensors[place].shape)
             for cotangent, place in zip(cotangents, problem.wanted, strict=True)
         )
         _, pullback = torch.func.vjp(gradients, upstream, *(tensors[place] for place in places))  # type: ignore[misc]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from fastloss.core import environment
 
 NONE = "none"  # an explanation's backend where the call raises
+COMPOSITE = "composite"  # of a loss that is made of others, each with a backend of its own
 
 
 class Backend(NamedTuple):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from fastloss.core import arguments, environment, memo, torch_losses
+from fastloss.core import arguments, environment, memo, small, torch_losses
 from fastloss.core.arguments import Refused
 from fastloss.core.backends import CHOICES, KERNELS, NAMES, NONE, Explanation, unavailable
 
@@ -79,16 +79,35 @@ def explain(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     Raises:
         BackendError: as the call itself, where the backend that was chosen cannot run it.
 
+    Of a loss that is made of others the backend is ``"composite"``, or ``"reference"`` where all of it is torch's; the
+    reason names the fused parts that this call has, and who answers each.
+
     Example:
         >>> print(fastloss.explain(fastloss.cross_entropy, logits, target))  # doctest: +SKIP
         cpu: the first of (cpu) that runs on cpu tensors
     """
     if isinstance(loss, torch.nn.Module):
         loss, args, kwargs = loss.bind(*args, **kwargs)  # type: ignore[operator]
+    parts = getattr(loss, "parts", None)
+    if parts is not None:
+        return parts(args, kwargs)
     resolve = getattr(loss, "resolve", None)
     if resolve is None:
         return Explanation("reference", f"{getattr(loss, '__name__', loss)} has no fused kernels")
     return resolve(args, kwargs)[0]
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[list[tuple[str, Explanation]]]:
+    """Inside, fused losses are not computed by kernels: they say who would answer them, to the list, and their bodies
+    answer. For calls on fake tensors."""
+    before = getattr(_local, "parts", None)
+    heard: list[tuple[str, Explanation]] = []
+    _local.parts = heard
+    try:
+        yield heard
+    finally:
+        _local.parts = before
 
 
 # ------------------------------------------------------------------------------------------ selection
@@ -115,6 +134,9 @@ class RepeatableCall(Call, Protocol):
             tensors: those among the arguments of this call.
         """
 
+    def plan_if_small(self, tensors: list[Tensor]) -> small.Plan | None:
+        """The same for calls on a CPU that are small and plain; None: this one is not."""
+
 
 class Skeleton(Protocol):
     """What a loss says of itself, such as :class:`fastloss.skeletons.row.Row`."""
@@ -135,11 +157,45 @@ def _select(requested: str, call: Call | Refused) -> Explanation:
         if isinstance(call, arguments.Invalid):
             return Explanation(NONE, why)
         raise BackendError(why)
-    chosen = CHOICES[requested, call.device_type]
+    return _chosen(requested, call.device_type)
+
+
+def _chosen(requested: str, device: str) -> Explanation:
+    chosen = CHOICES[requested, device]
     if chosen is None:
-        reason = unavailable(requested, call.device_type)
+        reason = unavailable(requested, device)
         raise BackendError(f"fastloss: backend {requested!r} cannot run this call: {reason}")
     return chosen
+
+
+def answering(tensor: Tensor) -> Explanation:
+    """Which backend computes on a tensor, for what is made of a loss's operators without being one."""
+    requested, device = _requested(), tensor.device.type
+    if requested == "reference":
+        return _EXPLICIT_REFERENCE
+    if arguments.leaves():
+        return arguments.LEAVES.explanation
+    if device not in arguments.DEVICES:
+        return Explanation("reference", f"no kernels for {device} tensors")
+    return _chosen(requested, device)
+
+
+def namespace_for(tensor: Tensor) -> str:
+    """Its operators' namespace; "": torch's own."""
+    chosen = answering(tensor)
+    return "" if chosen.backend == "reference" else KERNELS[chosen.backend].namespace
+
+
+def by_operators(function: Loss) -> Loss:
+    """Lets `explain` tell which backend answers a function that runs operators by :func:`namespace_for` of its first
+    argument."""
+    (first, *_) = inspect.signature(function).parameters
+
+    def resolve(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Explanation]:
+        return (answering(args[0] if args else kwargs[first]),)
+
+    function.resolve = resolve  # type: ignore[attr-defined]
+    return function
 
 
 def _overridden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -159,8 +215,9 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
         skeleton.attach(reference)
         counterpart = getattr(torch_losses, reference.__name__, None)
         torchs_arguments = set(inspect.signature(counterpart).parameters) if counterpart is not None else set()
-        # Only pointwise losses: the lowering of the others looks at layouts, and rearranges the tensors.
+        # Of the other skeletons the lowering looks at more than a description has, and computes tensors.
         known = memo.Plans() if getattr(skeleton, "repeats", False) else None
+        plain = small.MAKE() if known is not None and small.MAKE is not None else None
 
         def resolve(
             args: tuple[Any, ...], kwargs: dict[str, Any], requested: str | None = None
@@ -182,11 +239,20 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
         @functools.wraps(reference)
         def loss(*args: Any, **kwargs: Any) -> Any:
             requested = _requested()
+            if plain is not None and not torch.compiler.is_compiling():
+                result = plain.call(requested, args, kwargs)
+                if result is not None:
+                    return result
+            parts = getattr(_local, "parts", None)
+            if parts is not None:
+                parts.append((reference.__name__, resolve(args, kwargs, requested)[0]))
+                return skeleton.answer(args, kwargs)
             described = memo.describe(requested, args, kwargs) if known is not None else None
             if known is not None and described is not None:
                 run = known.get(described[0])
                 if run is not None:
                     return run(described[1])
+            warnings_before = arguments.warnings_given()
             chosen, call = resolve(args, kwargs, requested)
             if call is arguments.OVERRIDDEN:
                 # torch's own function where it takes the call: that is the one which subclasses know
@@ -199,10 +265,15 @@ def fused(skeleton: Skeleton) -> Callable[[Loss], Loss]:
                     raise BackendError(chosen.reason)
                 return result
             namespace = KERNELS[chosen.backend].namespace
-            if known is not None and described is not None:
-                run = cast(RepeatableCall, call).repeated(described[1], namespace)
-                if run is not None:
-                    known.remember(described[0], run)
+            if known is not None and described is not None and arguments.warnings_given() == warnings_before:
+                repeatable = cast(RepeatableCall, call)
+                plan = repeatable.plan_if_small(described[1]) if chosen.backend == "cpu" else None
+                if plain is not None and plan is not None:
+                    plain.remember(requested, args, kwargs, plan)
+                else:
+                    run = repeatable.repeated(described[1], namespace)
+                    if run is not None:
+                        known.remember(described[0], run)
             return call.run(namespace)
 
         loss.resolve = resolve  # type: ignore[attr-defined]

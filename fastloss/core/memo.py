@@ -1,14 +1,14 @@
 """Remembers how calls were lowered, so that a small loss does not pay for it at every step of a training run.
 
-Lowering depends on the arguments' shapes, dtypes, devices, numbers and strings, and on little else; :func:`describe` is
-all of it, as a key. A plan found under that key is what lowering would come to. It holds no tensor. Whatever this
-module does not know (a mask, a subclass of Tensor, autocast, torch.compile, torch.func, forward mode) is not remembered
-and takes the whole way.
+Lowering depends on the arguments' shapes, dtypes, devices, layouts, numbers and strings, and on little else;
+:func:`describe` is all of it, as a key. A plan found under that key is what lowering would come to. It holds no tensor.
+Whatever this module does not know (a mask, a subclass of Tensor, autocast, torch.compile, torch.func, forward mode) is
+not remembered and takes the whole way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,25 @@ _PLAIN = frozenset((int, float, bool, str, type(None)))
 
 Run = Callable[[list[Tensor]], Any]
 """Computes a call from the tensors among its arguments, in the order of the arguments."""
+
+
+def places(operands: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[int] | None:
+    """Where the operands of a lowered call are among the tensors of the caller's; None unless each is one of these, and
+    each of these one operand."""
+    found = [k for x in operands for k, own in enumerate(tensors) if _same(x, own)]
+    return found if len(operands) == len(tensors) and sorted(found) == list(range(len(tensors))) else None
+
+
+def _same(x: Tensor, other: Tensor) -> bool:
+    if x is other:
+        return True
+    memory = x.data_ptr() == other.data_ptr() and x.dtype is other.dtype
+    return memory and x.shape == other.shape and x.stride() == other.stride() and x.requires_grad == other.requires_grad
+
+
+def picked(run: Run, places: list[int]) -> Run:
+    """`run` of operands, as one of the caller's tensors."""
+    return run if places == sorted(places) else lambda tensors: run([tensors[k] for k in places])
 
 
 def describe(requested: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Hashable, list[Tensor]] | None:
@@ -42,7 +61,7 @@ def describe(requested: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
         if kind is Tensor or kind is torch.nn.Parameter:
             if x.is_nested:
                 return None
-            key.append((x.shape, x.dtype, x.device, x.layout, x.requires_grad))
+            key.append((x.shape, x.dtype, x.device, x.layout, x.requires_grad, x.is_contiguous() or x.stride()))
             tensors.append(x)
         elif kind in _PLAIN:
             key.append(kind)  # 1, 1.0 and True are equal, and so are 0.0 and -0.0

@@ -13,6 +13,7 @@ from fastloss.core import torch_losses
 from fastloss.core.arguments import Domain, Hyper, Invalid, Refused, reduction_of
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import one_dtype, result_dtype, widened
+from fastloss.core.elementary import softplus
 from fastloss.core.metrics import counted
 from fastloss.core.reductions import aggregate
 from fastloss.skeletons.pointwise import Pointwise
@@ -512,5 +513,5 @@ def log_cosh_loss(
     small = size < 1
     # each branch sees only the errors that it is for, so that the other one's gradient is 0 and not NaN
     near = -0.5 * torch.log1p(-torch.tanh(torch.where(small, error, 0)).square())
-    far = size + F.softplus(-2 * size) - math.log(2)
+    far = size + softplus(-2 * size) - math.log(2)
     return aggregate(torch.where(small, near, far), reduction, mask, normalizer).to(dtype)

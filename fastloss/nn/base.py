@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from fastloss.nn.documentation import documented
+from fastloss.core.docstrings import documented
 
 _DEPRECATED = ("size_average", "reduce")  # torch's constructors turn them into `reduction`
 _SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -108,7 +109,9 @@ def _method(cls: type[FunctionLoss], name: str, parameters: list[inspect.Paramet
     plain = [p.replace(annotation=p.empty, default=p.empty if p.default is p.empty else None) for p in parameters]
     lines = "".join(f"\n    {line}" for line in body.splitlines())
     made: dict[str, Any] = {}
-    namespace = {**inspect.unwrap(cls.function).__globals__, "cls": cls}  # which has the names in the annotations
+    # the names in the annotations: of where the function was written, and of where it stands, if others made it
+    stands = vars(sys.modules[cls.function.__module__])
+    namespace = {**inspect.unwrap(cls.function).__globals__, **stands, "cls": cls}
     exec(f"def {name}{inspect.Signature([_SELF, *plain])}:{lines}", namespace, made)
     function = made[name]
     positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]

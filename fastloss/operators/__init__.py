@@ -17,13 +17,14 @@ import torch
 
 from fastloss.core import backends, environment
 from fastloss.core.backends import NAMESPACES
-from fastloss.operators import outer, pointwise, row, similarity
+from fastloss.operators import outer, pointwise, row, scan, similarity
 from fastloss.tiles import similarity as similarity_tiles
 
 _SKELETONS = {
     "row": row,
     "pointwise": pointwise,
     "outer": outer,
+    "scan": scan,
     "similarity": similarity,
 }
 _SCALE = "scale_"  # of a gradient by the upstream gradient, in place; of all skeletons

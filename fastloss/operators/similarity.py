@@ -7,7 +7,7 @@ z[i, j] = scale <query_i, key_j>, and z[i, M] = scale <query_i, own_i> if there 
 column dropped_i; every key j with labels_i = key_labels_j. The target is in the sum. Without ``key`` (and
 ``key_labels``), the keys are the queries, and the pair (i, i) is not in the sum.
 ``similarity_two_way``: (loss_i by rows + loss_i by columns) / 2 with target_i = i.
-``similarity_sigmoid``: loss_i = sum_j softplus(-+(z[i, j] + bias)), - on the diagonal.
+``similarity_sigmoid``: loss_i = sum_j softplus(-+(z[i, j] + bias)), - on the diagonal; M >= N.
 
 ``wanted``: bit k is set if the gradient by argument k is wanted. ``loss``: (N,) losses, or, if any gradient is wanted,
 their sum, 0-d. ``gradients``: those of sum_i upstream_i loss_i (1 without ``upstream``), in the arguments' order.

@@ -200,17 +200,18 @@ class TwoWayComparison(NamedTuple):
 
 
 class SigmoidComparison(NamedTuple):
-    """Each pair is to be told from the others: query i and key i belong together, no others do.
+    """Each pair is to be told from the others: query i and key i belong together, no others do. There may be more keys
+    than queries, which then belong to none.
 
     loss_i = sum_j -log sigmoid(y_ij (s <q_i, k_j> + b)) with y_ij = 1 on the diagonal and -1 elsewhere.
     """
 
     query: Tensor  # (N, D)
-    key: Tensor  # (N, D)
+    key: Tensor  # (M, D), M >= N
     scale: Tensor  # s, 0-d
     bias: Tensor  # b, 0-d
 
     def reference(self, reduction: str) -> Tensor:
         z = self.scale * (self.query @ self.key.t()) + self.bias
-        sign = 2 * torch.eye(z.shape[0], dtype=z.dtype, device=z.device) - 1
+        sign = 2 * torch.eye(*z.shape, dtype=z.dtype, device=z.device) - 1
         return reduced(-F.logsigmoid(sign * z).sum(1), None, reduction)

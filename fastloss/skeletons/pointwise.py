@@ -12,7 +12,7 @@ from torch import Tensor
 from fastloss.core.arguments import (
     DEVICES,
     DTYPES,
-    SMALL_ON_CPU,
+    SMALL,
     Domain,
     Empty,
     Hyper,
@@ -23,18 +23,19 @@ from fastloss.core.arguments import (
     autocast_applies,
     differentiation_refused,
     reduction_of,
+    small,
     warn,
     wraps,
 )
-from fastloss.core.autograd import Gradients, differentiate, gradient_wanted
+from fastloss.core.autograd import Gradients, differentiable, differentiate, gradient_wanted
 from fastloss.core.backends import NAMESPACES
 from fastloss.core.dtypes import in_float32
-from fastloss.core.memo import Run
+from fastloss.core.memo import Run, picked, places
 from fastloss.core.reductions import AGGREGATIONS, check_fit, weights
 from fastloss.core.registry import BY_KERNEL, LOSSES
+from fastloss.core.small import LARGEST, Plan
 from fastloss.operators.pointwise import MAX_DIMENSIONS, broadcast_shape
 
-_SMALL = Refused(f"up to {SMALL_ON_CPU} elements on a CPU, torch's one kernel is quicker than the way to ours")
 _CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 _NARROW = (torch.int8, torch.int16)  # which the kernels take as int32
 _OPERAND_DTYPES = frozenset((*DTYPES, torch.bool, torch.uint8, torch.int32, torch.int64))
@@ -151,15 +152,33 @@ class PointwiseCall(NamedTuple):
 
     def repeated(self, tensors: list[Tensor], namespace: str) -> Run | None:
         """Only if the operands are the caller's own tensors, each once, and there are no others."""
-        plan, places = self.plan, [id(x) for x in tensors]
-        order = [places.index(id(x)) for x in self.tensors if id(x) in places]
-        if sorted(order) != list(range(len(self.tensors))) or len(tensors) != len(self.tensors):
+        plan, found = self.plan, self._places(tensors)
+        return None if found is None else picked(lambda tensors: plan.run(tensors, namespace), found)
+
+    def _places(self, tensors: list[Tensor]) -> list[int] | None:
+        return places(self.tensors, tensors) if len(self.tensors) == len(self.plan.problem.names) else None
+
+    def plan_if_small(self, tensors: list[Tensor]) -> Plan | None:
+        p, found, first = self.plan.problem, self._places(tensors), tensors[0]
+        alike = all(x.shape == first.shape and x.dtype is first.dtype and x.is_contiguous() for x in tensors)
+        if found is None or not alike or p.measure or (p.wanted and not p.early) or first.numel() > LARGEST:
             return None
-        if len(self.tensors) != len(plan.problem.names):
-            return None
-        if order == sorted(order):
-            return lambda tensors: plan.run(tensors, namespace)
-        return lambda tensors: plan.run([tensors[place] for place in order], namespace)
+        operands = iter(found)
+        numbers = range(len(p.constants))
+        return Plan(
+            "pointwise",
+            p.loss,
+            p.parameters,
+            tuple(next(operands) if p.present >> k & 1 else -1 for k in numbers),
+            p.constants,
+            tuple(k for k in numbers if p.wanted_operands >> k & 1),
+            p.factor,
+            p.reduced,
+            0,
+            0,
+            self.plan.dtype,
+            lambda upstream, tensors: tuple(differentiable(p, upstream, [tensors[k] for k in found])),
+        )
 
 
 class Pointwise:
@@ -189,8 +208,11 @@ class Pointwise:
         weighted_autocast: the same for calls with a weight, which torch composes of other functions; default: the same.
         prepare: rewrites the arguments of a call (by name, defaults not filled in) before they are lowered, or says why
             they cannot be. Its result must be as good an argument of the body, and the same if prepared again. What it
-            does depends on what :func:`fastloss.core.memo.describe` sees, or it replaces a tensor.
+            does depends on what :func:`fastloss.core.memo.describe` sees, or it replaces a tensor. Operands that it
+            makes of others, in torch, are differentiated through: statistics of a sequence, say.
     """
+
+    repeats = True  # a call like an earlier one may skip the lowering
 
     def __init__(
         self,
@@ -226,8 +248,6 @@ class Pointwise:
         self.autocast = autocast
         self.weighted_autocast = autocast if weighted_autocast is None else weighted_autocast
         self.prepare = prepare
-        # A drop-in may have to warn, in every call, and torch's kernel answers its small ones.
-        self.repeats = not drop_in
 
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, self.parameters)
@@ -250,21 +270,20 @@ class Pointwise:
 
     def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> PointwiseCall | Refused:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
-        if automatic and self.drop_in:
-            first = args[0] if args else kwargs.get(self.operands[0])
-            if isinstance(first, Tensor) and first.is_cpu and first.numel() <= SMALL_ON_CPU:
-                return _SMALL
+        if automatic and self.drop_in and small(args[0] if args else kwargs.get(self.operands[0])):
+            return SMALL
         bound = self.signature.bind(args, kwargs)
         if bound is None:
             return Invalid("the arguments do not match the signature")
-        kernel = self.kernel_name(bound)
-        if kernel is None:
-            return Invalid(f"there is no such {self.variant[0]}")  # type: ignore[index]
+        given = bound
         if self.prepare is not None:
             prepared = self.prepare(bound)
             if isinstance(prepared, Refused):
                 return prepared
             bound = prepared
+        kernel = self.kernel_name(bound)
+        if kernel is None:
+            return Invalid(f"there is no such {self.variant[0]}")  # type: ignore[index]
         reason = differentiation_refused()
         if reason is not None:
             return reason
@@ -322,7 +341,10 @@ class Pointwise:
             inverse = torch.full((), factor, dtype=torch.float64, device=first.device)
             factor, scale = 1.0, inverse if scale is None else scale * inverse
 
-        dtype = _result_type(tensors, expanded=self.shapes == "warn")
+        of_caller = tensors
+        if given is not bound:  # what was made of halves is float32; the loss has the dtype of what it was made of
+            of_caller = [x for x in map(given.get, self.operands) if isinstance(x, Tensor)]
+        dtype = _result_type(of_caller, expanded=self.shapes == "warn")
         code = _CODES.get(dtype)
         if code is None:
             return Invalid("no operand is floating-point")
@@ -332,7 +354,7 @@ class Pointwise:
         if measure and torch._C._are_functorch_transforms_active():
             return Refused("return_terms under a transform of torch.func")
         others = {name: value for name, value in bound.items() if name not in names and isinstance(value, Tensor)}
-        differentiable = [place for place, name in enumerate(names) if name in self.differentiable]
+        twice = [place for place, name in enumerate(names) if name in self.differentiable]
         # In the order of the problem: the operands, the other arguments (the weight is one of them), the scale.
         every = [*tensors, *others.values()]
         problem = PointwiseProblem(
@@ -347,7 +369,7 @@ class Pointwise:
             measure,
             code,
             tuple(places),
-            tuple(differentiable),
+            tuple(twice),
             how != "none" and all(tensors[place].dtype != torch.float16 for place in places),
             -1 if weight is None else next(place for place, x in enumerate(every) if x is weight),
             -1 if scale is None else len(every),

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastloss.core.arguments import (
     DEVICES,
     DTYPES,
-    SMALL_ON_CPU,
+    SMALL,
     Empty,
     Hyper,
     Invalid,
@@ -22,10 +22,19 @@ from fastloss.core.arguments import (
     check_range,
     differentiation_refused,
     reduction_of,
+    small,
     wraps,
 )
-from fastloss.core.autograd import Gradients, differentiate, differentiate_in_place, gradient_wanted
+from fastloss.core.autograd import (
+    Gradients,
+    differentiable,
+    differentiate,
+    differentiate_in_place,
+    gradient_wanted,
+)
+from fastloss.core.memo import Run, picked, places
 from fastloss.core.registry import BY_KERNEL, LOSSES
+from fastloss.core.small import LARGEST, Plan
 from fastloss.operators.row import (
     COMMON_STATISTICS,
     MEAN,
@@ -36,8 +45,6 @@ from fastloss.operators.row import (
     row_count,
     row_layout,
 )
-
-SMALL = Refused(f"up to {SMALL_ON_CPU} logits on a CPU, torch's own kernels are quicker than the way to ours")
 
 
 def _is_index(value: Any) -> bool:
@@ -111,18 +118,64 @@ class RowCall(NamedTuple):
     def device_type(self) -> str:
         return self.logits.device.type
 
-    def run(self, namespace: str) -> Tensor:
-        """Computes the loss with the operators of a namespace, differentiably."""
+    @property
+    def _problem(self) -> RowProblem:
         o = self.operands
         wanted = (0,) if gradient_wanted(self.logits) else ()
         early = bool(wanted) and o.reduction != NONE and self.logits.dtype != torch.float16
-        problem = RowProblem(o.loss, tuple(o.parameters), o.ignore_index, o.reduction, wanted, early)
-        tensors = (self.logits, o.target) if o.weight is None else (self.logits, o.target, o.weight)
-        run = differentiate_in_place if self.inplace and early else differentiate
-        loss = run(problem, namespace, tensors)
+        return RowProblem(o.loss, tuple(o.parameters), o.ignore_index, o.reduction, wanted, early)
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        o = self.operands
+        return (self.logits, o.target) if o.weight is None else (self.logits, o.target, o.weight)
+
+    def run(self, namespace: str) -> Tensor:
+        """Computes the loss with the operators of a namespace, differentiably."""
+        problem = self._problem
+        run = differentiate_in_place if self.inplace and problem.early else differentiate
+        loss = run(problem, namespace, self._tensors)
         if loss.dtype != self.dtype:
             loss = loss.to(self.dtype)
         return loss.view(self.shape) if self.operands.reduction == NONE and self.shape != loss.shape else loss
+
+    def repeated(self, tensors: list[Tensor], namespace: str) -> Run | None:
+        """Only if the operands are the caller's own tensors, each once, and on a CPU, where the kernel looks at the
+        targets itself."""
+        problem, dtype, found = self._problem, self.dtype, self._places(tensors)
+        if found is None:
+            return None
+
+        def run(tensors: Sequence[Tensor]) -> Tensor:
+            loss = differentiate(problem, namespace, tensors)
+            return loss if loss.dtype is dtype else loss.to(dtype)
+
+        return picked(run, found)
+
+    def plan_if_small(self, tensors: list[Tensor]) -> Plan | None:
+        p, found = self._problem, self._places(tensors)
+        if found is None or (p.wanted and not p.early) or self.logits.numel() > LARGEST:
+            return None
+        if not all(x.is_contiguous() for x in tensors):
+            return None
+        return Plan(
+            "row",
+            p.loss,
+            p.parameters,
+            (*found, -1)[:3],
+            (),
+            p.wanted,
+            1.0,
+            p.reduced,
+            p.reduction,
+            p.ignore_index,
+            self.dtype,
+            lambda upstream, tensors: tuple(differentiable(p, upstream, [tensors[k] for k in found])),
+        )
+
+    def _places(self, tensors: list[Tensor]) -> list[int] | None:
+        own = self.logits.is_cpu and self.logits.dim() == 2 and not self.inplace
+        return places(self._tensors, tensors) if own else None
 
 
 class Row:
@@ -141,6 +194,8 @@ class Row:
         sums: sums over the classes that are the functor's own.
         two_rows: the loss compares each row of logits with a second one.
     """
+
+    repeats = True  # a call like an earlier one may skip the lowering
 
     def __init__(
         self,
@@ -185,7 +240,7 @@ class Row:
     def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, automatic: bool) -> RowCall | Refused:
         """`automatic`: the caller did not choose a backend, so torch may have the calls at which it is quicker."""
         logits = args[0] if args else kwargs.get("input")
-        if automatic and self.drop_in and isinstance(logits, Tensor) and _small(logits):
+        if automatic and self.drop_in and small(logits):
             return SMALL
         bound = self.signature.bind(args, kwargs)
         if bound is None:
@@ -266,10 +321,6 @@ class Row:
             check_range(target, classes, ignore_index)  # on a CPU the kernel does
         target = target if soft else target.reshape(-1).long().contiguous()
         return RowOptions(target, weight, self.signature.name, parameters, ignore_index, reduction)
-
-
-def _small(logits: Tensor) -> bool:
-    return logits.is_cpu and logits.numel() <= SMALL_ON_CPU
 
 
 def batch_shape(shape: torch.Size) -> torch.Size:

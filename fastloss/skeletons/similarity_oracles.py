@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastloss.core.elementary import softplus
 from fastloss.skeletons.triplets import semi_hard_losses
 
 
@@ -38,8 +39,8 @@ def _two_way_losses(query: Tensor, key: Tensor, scale: Tensor) -> Tensor:
 
 def _sigmoid_losses(query: Tensor, key: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     z = scale * (query @ key.t()) + bias
-    sign = 2 * torch.eye(z.shape[0], dtype=z.dtype, device=z.device) - 1
-    return F.softplus(-sign * z).sum(1)
+    sign = 2 * torch.eye(*z.shape, dtype=z.dtype, device=z.device) - 1
+    return softplus(-sign * z).sum(1)
 
 
 ORACLES: dict[str, Callable[..., Tensor]] = {

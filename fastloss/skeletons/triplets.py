@@ -10,9 +10,9 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from fastloss.core.elementary import softplus
 from fastloss.skeletons.comparisons import reduced
 
 
@@ -60,7 +60,7 @@ def batch_hard(p: HardestTriplets, positive: Tensor, negative: Tensor, reduction
     x = p.vectors
     counted = (positive >= 0) & (negative >= 0)
     difference = distance(x, x[positive.clamp(min=0)], p.squared) - distance(x, x[negative.clamp(min=0)], p.squared)
-    losses = F.softplus(difference + p.margin) if p.soft else (difference + p.margin).clamp(min=0)
+    losses = softplus(difference + p.margin) if p.soft else (difference + p.margin).clamp(min=0)
     return reduced(losses.where(counted, 0), counted, reduction)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastloss.core.elementary import softplus
 from fastloss.operators.row import NONE, SUM
 
 # A tile has to stay in the cache between the products that write it, the loss that rewrites it, and the two products
@@ -324,18 +325,18 @@ def similarity_two_way(query: Tensor, key: Tensor, scale: Tensor, upstream: Tens
 def similarity_sigmoid(
     query: Tensor, key: Tensor, scale: Tensor, bias: Tensor, upstream: Tensor | None, wanted: int
 ) -> Result:
-    size = query.shape[0]
+    size, columns = query.shape[0], key.shape[0]
     losses = []
     of_bias = torch.zeros_like(bias)
     if wanted:
         of_query, of_key = torch.empty_like(query, memory_format=torch.contiguous_format), torch.zeros_like(key)
-    for block, tile in _blocks(size, size, query):
+    for block, tile in _blocks(size, columns, query):
         scaled = query[block] * scale
-        torch.addmm(bias.expand(1, size), scaled, key.t(), out=tile)
+        torch.addmm(bias.expand(1, columns), scaled, key.t(), out=tile)
         diagonal = tile.diagonal(block.start)
         same = diagonal.clone()
         diagonal.fill_(-math.inf)  # neither a loss nor a gradient as a pair that does not belong together
-        losses.append(torch.nn.functional.softplus(tile).sum(1) + torch.nn.functional.softplus(-same))
+        losses.append(softplus(tile).sum(1) + softplus(-same))
         if not wanted:
             continue
         tile.sigmoid_()

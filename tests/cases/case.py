@@ -77,6 +77,11 @@ class Case:
         return inspect.signature(self.loss).parameters
 
     @property
+    def composed(self) -> bool:
+        """Is it made of other losses and torch's operations, by `composite`?"""
+        return hasattr(self.loss, "parts")
+
+    @property
     def masked(self) -> bool:
         return "mask" in self.parameters
 
@@ -149,3 +154,10 @@ def uniform(generator: torch.Generator, low: float, high: float, *shape: int) ->
 
 def signs(generator: torch.Generator, *shape: int) -> Tensor:
     return 2.0 * torch.randint(2, shape, generator=generator).double() - 1
+
+
+def over_counted(losses: Tensor, target: Tensor, reduction: str) -> Tensor:
+    """Losses that are 0 where the target is -100, reduced."""
+    if reduction == "none":
+        return losses
+    return losses.sum() / (1 if reduction == "sum" else (target != -100).sum())

@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 import fastloss
-from fastloss.core import torch_losses
-from fastloss.skeletons import linear, pointwise, row
+from fastloss.core import arguments, torch_losses
+from fastloss.skeletons import linear
 
 pytest.importorskip("expecttest", reason="torch.testing._internal imports it")
 
@@ -63,8 +63,8 @@ def in_turn(samples: Iterable[Any], place: int, dtypes: int) -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def _setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for skeleton in (linear, pointwise, row):
-        monkeypatch.setattr(skeleton, "SMALL_ON_CPU", -1)
+    for module in (arguments, linear):
+        monkeypatch.setattr(module, "SMALL_ON_CPU", -1)
     torch.manual_seed(SEED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # test_drop_ins.py compares the warnings

@@ -12,8 +12,15 @@ from torch import Tensor
 import fastloss
 
 INTEGERS = (torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-INDEXED = [case for case in CASES if case.indices and case.skeleton]
+INDEXED = [case for case in CASES if case.indices and (case.skeleton or case.composed)]
 CLASSES = [case for case in INDEXED if "target" in case.indices]
+# Of losses that are made of others, by other names: the classes of tokens. Labels of embeddings are any numbers.
+NAMES = ("labels", "shift_labels", "index", "teacher_index")
+CHOSEN = [
+    case
+    for case in INDEXED
+    if case.composed and set(NAMES) & set(case.indices) and case.differentiable[0] != "embeddings"
+]
 LABELS = {"hinge_loss": "target", "sigmoid_focal_loss": "targets", "alignment.kto_loss": "desirable"}
 LABELED = [case for case in CASES if case.name in LABELS]
 
@@ -58,10 +65,13 @@ def test_an_index_out_of_range_is_the_same_error_at_every_size(case: Case, wrong
     for shape in shapes(case):
         arguments = case.make(generator(str(case)), shape, dtype=torch.float32)
         count = {"linear": "linear_weight", "similarity": "positive"}.get(case.skeleton)
+        if count is None and arguments.get("weight") is not None and arguments["weight"].dim() > 1:
+            count = "weight"  # a vector for each class
         if count:
             classes = arguments[count].shape[0]
         else:
-            classes = arguments["input"].shape[min(1, arguments["input"].dim() - 1)]
+            logits = arguments[case.differentiable[0]]
+            classes = logits.shape[min(1, logits.dim() - 1)]
         value = {"count": classes, "beyond": classes + 1000, "largest": 2**62}.get(wrong, wrong)
         arguments["target"].view(-1)[-1] = value
         for way in WAYS if case.fuses else WAYS[:2]:
@@ -69,6 +79,22 @@ def test_an_index_out_of_range_is_the_same_error_at_every_size(case: Case, wrong
                 result = outcome(case, way, arguments, reduction)
                 assert described(result) == "raises IndexError", f"{way}, {reduction}, {shape}: {result}"
                 assert f"Target {value} is out of bounds" in str(result[1]), f"{way}, {reduction}, {shape}"
+
+
+@pytest.mark.parametrize("wrong", [0, 1000, -1, -99], ids=["count", "beyond", "-1", "-99"])
+@pytest.mark.parametrize("case", CHOSEN, ids=str)
+def test_a_class_that_there_is_not_is_an_index_error(case: Case, wrong: int):
+    """Whatever the argument is called, from logits and from hidden states: no class is taken from the other end."""
+    arguments = case.make(generator(str(case)), dtype=torch.float32)
+    weight = arguments.get("weight")
+    classes = weight.shape[0] if weight is not None else arguments[case.differentiable[0]].shape[-1]
+    for name in set(NAMES) & set(case.indices):
+        if "shift_labels" in arguments and name == "labels":
+            continue  # which stand in their place
+        value = wrong if wrong < 0 else classes + wrong
+        for way in WAYS[:2]:
+            result = outcome(case, way, {**arguments, name: torch.full_like(arguments[name], value)}, case.reduced)
+            assert described(result) == "raises IndexError", f"{name}, {way}: {result}"
 
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)

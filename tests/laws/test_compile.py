@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FUSED, ONE_OF_EACH
+from cases import COMPOSED, FUSED, ONE_OF_EACH, one_of_each
 from support import assert_close, each_backend, expected, generator, magnitudes, to
 
 import fastloss
@@ -17,7 +17,7 @@ COMPILED = [
     case
     for case in FUSED
     if case in ONE_OF_EACH or (case.skeleton == "row" and str(case).endswith(("everything, 7x37", "plain, 2x5x21")))
-]
+] + one_of_each(COMPOSED)
 # Dynamo and AOTAutograd see every loss; what Inductor makes of the graph takes seconds, and is the same for a family's
 # passes over memory.
 BY_INDUCTOR = list({case.family: case for case in COMPILED if case.skeleton in ("row", "pointwise")}.values())
@@ -25,8 +25,15 @@ BY_INDUCTOR = list({case.family: case for case in COMPILED if case.skeleton in (
 
 @pytest.mark.slow(2)
 @each_backend
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize("case", COMPILED, ids=str)
+@pytest.mark.parametrize(
+    ("case", "dynamic"),
+    [
+        pytest.param(case, dynamic, id=f"{case}-{'dynamic' if dynamic else 'static'}")
+        for case in COMPILED
+        for dynamic in (False, True)
+        if dynamic or not case.composed  # of these the harder half: Dynamo takes seconds for each
+    ],
+)
 def test_compile_fullgraph(case, backend, device, dynamic):
     torch._dynamo.reset()
     compiler = "inductor" if case in BY_INDUCTOR else "aot_eager"

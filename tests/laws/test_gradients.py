@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import FUSED, ONE_OF_EACH, Case
+from cases import COMPOSED, FUSED, ONE_OF_EACH, Case, one_of_each
 from support import assert_close, compute, each_backend, generator, gradient_terms
 from torch import Tensor
 
@@ -35,10 +35,12 @@ def few(case: Case) -> dict[str, Any]:
 
 @each_backend
 @pytest.mark.parametrize("reduction", ["none", "reduced"])
-@pytest.mark.parametrize("case", [c for c in FUSED if c.derivative and differentiated_twice(c)], ids=str)
+@pytest.mark.parametrize(
+    "case", [c for c in FUSED + COMPOSED if c.derivative and (c in COMPOSED or differentiated_twice(c))], ids=str
+)
 def test_gradcheck_and_gradgradcheck(case, backend, device, reduction):
     made = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in few(case).items()}
-    if case.skeleton != "pointwise" and not case.twice and case.skeleton != "outer":
+    if case.skeleton in ("row", "similarity", "linear") and not case.twice:
         pytest.skip("a choice of triplets, which differences may change")
     leaves = tuple(made[name].requires_grad_() for name in case.differentiable)
     how = "none" if reduction == "none" else case.reduced
@@ -80,7 +82,7 @@ def test_backward_again_and_with_create_graph(case, backend, device):
 
 
 @each_backend
-@pytest.mark.parametrize("case", FUSED_ONCE, ids=str)
+@pytest.mark.parametrize("case", FUSED_ONCE + one_of_each(COMPOSED), ids=str)
 def test_constants_have_no_gradient(case, backend, device):
     """Of arguments that the table does not call differentiable, kernels and body alike return none."""
     arguments = case.make(generator(str(case)), dtype=torch.float64, device=device)

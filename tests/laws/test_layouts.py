@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import FUSED, ONE_OF_EACH
+from cases import COMPOSED, FUSED, ONE_OF_EACH
 from support import assert_close, compute, each_backend, expected, generator, magnitudes
 from torch import Tensor
 
@@ -33,7 +33,7 @@ def transposed(x: Any) -> Any:
     return x.transpose(-1, -2).contiguous().transpose(-1, -2) if isinstance(x, Tensor) and x.dim() > 1 else x
 
 
-LAYOUTS_OF = [c for c in FUSED if c.skeleton == "outer" or c in FUSED_ONCE]
+LAYOUTS_OF = [c for c in FUSED if c.skeleton == "outer" or c in FUSED_ONCE] + COMPOSED
 
 
 @each_backend
@@ -93,3 +93,32 @@ def test_broadcasting(case, backend, device):
                 assert gradient.shape == narrowed[other].shape
                 what = f"gradient of {other}, {name} broadcast"
                 assert_close(gradient, gradients64[other], torch.float64, what, terms[other])
+
+
+@each_backend
+@pytest.mark.parametrize("case", [c for c in FUSED_ONCE if c.skeleton == "pointwise" and c.twice], ids=str)
+def test_broadcast_operands_differentiated_twice_by_torch_func(case, backend, device):
+    arguments = case.make(generator(str(case)), device=device)
+    for name in case.differentiable:
+        for narrow in (arguments[name][0], arguments[name][:, :1]):
+
+            def gradient(x, name=name):
+                return torch.func.grad(lambda x: case.call({**arguments, name: x}, case.reduced))(x)
+
+            def of_squares(x, gradient=gradient):
+                return torch.func.grad(lambda x: gradient(x).square().sum())(x)
+
+            try:
+                with fastloss.backend("reference"):
+                    right, first = of_squares(narrow), gradient(narrow)
+            except (RuntimeError, ValueError):
+                continue  # torch, or we, refuse this broadcast
+            with fastloss.backend(backend):
+                if (
+                    fastloss.explain(case.loss, **{**arguments, name: narrow}, **case.how(case.reduced)).backend
+                    != backend
+                ):
+                    continue  # torch takes shapes that the kernels' contract does not
+                found = of_squares(narrow)
+            size = max(right.abs().max().item(), first.abs().max().item())
+            assert_close(found, right, torch.float64, f"{name} {tuple(narrow.shape)}", size)

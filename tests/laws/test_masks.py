@@ -6,14 +6,14 @@ import math
 
 import pytest
 import torch
-from cases import FUSED
+from cases import COMPOSED, FUSED
 from support import a_mask, assert_close, compute, each_backend, expected, generator, magnitudes, to
 from torch import Tensor
 
 import fastloss
 
 pytestmark = pytest.mark.usefixtures("small_tiles")
-MASKED = [case for case in FUSED if case.masked]
+MASKED = [case for case in FUSED + COMPOSED if case.masked]
 
 
 @each_backend

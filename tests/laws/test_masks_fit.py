@@ -10,9 +10,13 @@ from support import generator
 
 import fastloss
 
-MASKED = [case for case in CASES if case.skeleton and "losses" in case.optional.values() and case.drop_in is None]
+MASKED = [
+    case
+    for case in CASES
+    if (case.skeleton or case.composed) and "losses" in case.optional.values() and case.drop_in is None
+]
 TORCHS = [case for case in CASES if is_torchs(case) and {"losses", "exact", "classes"} & set(case.optional.values())]
-NORMALIZED = [case for case in CASES if case.skeleton and "normalizer" in case.optional]
+NORMALIZED = [case for case in CASES if (case.skeleton or case.composed) and "normalizer" in case.optional]
 OF_CLASSES = [case for case in CASES if case.skeleton and "classes" in case.optional.values() and case.drop_in is None]
 
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from cases import CASES, Case, one_of_each
+from cases import CASES, COMPOSED, Case, one_of_each
 from outcomes import WAYS, described, is_torchs, outcome, shapes
 from support import generator
 
@@ -14,7 +14,7 @@ import fastloss
 
 ONE = one_of_each([case for case in CASES if case.skeleton and case.fuses])
 DROP_INS = [case for case in ONE if is_torchs(case)]
-OURS = [case for case in ONE if case.drop_in is None]
+OURS = [case for case in ONE if case.drop_in is None] + one_of_each(COMPOSED)
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 

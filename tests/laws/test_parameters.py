@@ -4,6 +4,7 @@ reference, or the backend says that it leaves it to the reference."""
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -31,10 +32,12 @@ def parameters() -> list[tuple[Case, str]]:
     return list(found.values())
 
 
-def edges(case: Case, name: str) -> list[float]:
+def edges(case: Case, name: str) -> list[Any]:
     if isinstance(case.parameters[name].default, bool):
         return [False, True]
     parameter = LOSSES[case.name.rpartition(".")[2]].parameters[name]
+    if parameter.choices:
+        return [*parameter.choices, "another"]
     numbers = {*EDGES, *(-x for x in EDGES), parameter.low, parameter.high, INF, -INF}
     least = ROUNDED.get((case.name, name), 0.0)
     return [*(x for x in sorted(numbers) if x <= 0 or x > least), math.nan]

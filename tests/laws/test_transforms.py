@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FUSED, ONE_OF_EACH
+from cases import COMPOSED, FUSED, ONE_OF_EACH
 from support import assert_close, each_backend, expected, generator, magnitudes
 from torch import Tensor
 
@@ -12,7 +12,7 @@ import fastloss
 
 pytestmark = pytest.mark.usefixtures("small_tiles")
 FUSED_ONCE = [case for case in ONE_OF_EACH if case.skeleton and case.fuses]
-ALL_OF = [case for case in FUSED if case.skeleton != "linear"]
+ALL_OF = [case for case in FUSED if case.skeleton != "linear"] + COMPOSED
 
 
 def sizes(case, arguments):

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 import torch
-from cases import CASES, FUSED, Case
+from cases import CASES, COMPOSED, FUSED, Case
 from support import (
     DTYPES,
     assert_as_reference,
@@ -81,7 +81,7 @@ def test_reference_agrees_with_the_oracle(case):
 
 @each_backend
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", FUSED, ids=str)
+@pytest.mark.parametrize("case", FUSED + COMPOSED, ids=str)
 def test_kernels_agree_with_the_reference(case, dtype, backend, device):
     if dtype not in case.dtypes:
         pytest.skip("not of this dtype")

@@ -19,7 +19,10 @@ from fastloss.nn import rl as rl_modules
 backends = pytest.mark.parametrize(
     ("backend", "device"), [("reference", "cpu"), *BACKENDS], ids=lambda value: str(value)
 )
-DPO_TYPES = ("sigmoid", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "apo_zero", "apo_down", "sppo_hard")
+DPO_TYPES = (
+    "sigmoid", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "apo_zero", "apo_down", "sppo_hard",
+    "bco_pair", "discopop",
+)  # fmt: skip
 
 
 def normal(name: str, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -260,6 +263,7 @@ def calls(dtype: torch.dtype, device: str) -> dict[str, tuple[Any, dict[str, Any
     pairs = {
         f"{who}_{which}_logps": x(who + which) for who in ("policy", "reference") for which in ("chosen", "rejected")
     }
+    lengths = {name: (x(name) * -9).long() for name in ("chosen_lengths", "rejected_lengths")}
     averages = {"chosen_avg_logps": x("chosen"), "rejected_avg_logps": x("rejected")}
     sequences = {"chosen_logps": x("chosen"), "rejected_logps": x("rejected")}
     rewards = {"chosen_rewards": x("chosen"), "rejected_rewards": x("rejected"), "margin": x("margin")}
@@ -271,7 +275,20 @@ def calls(dtype: torch.dtype, device: str) -> dict[str, tuple[Any, dict[str, Any
         "value_clip_loss": (rl.value_clip_loss, critic, {}),
         "ppo_loss": (rl.ppo_loss, {**policy, **critic, "entropy": x("entropy")}, {"entropy_coefficient": 0.01}),
         **{f"kl {kind}": (alignment.kl_penalty, kl, {"kind": kind}) for kind in ("k1", "k2", "k3", "abs")},
-        **{f"dpo {name}": (alignment.dpo_loss, pairs, {"loss_type": name}) for name in DPO_TYPES},
+        **{
+            f"dpo {name}": (alignment.dpo_loss, pairs, {"loss_type": name})
+            for name in (*DPO_TYPES, "aot", "aot_unpaired")
+        },
+        "dpo ipo_norm": (alignment.dpo_loss, {**pairs, **lengths}, {"loss_type": "ipo_norm"}),
+        "dpo js": (alignment.dpo_loss, pairs, {"f_divergence": "js"}),
+        "dpo forward_kl": (alignment.dpo_loss, pairs, {"f_divergence": "forward_kl"}),
+        **{
+            f"grpo {name}": (alignment.grpo_loss, policy, {"loss_type": name})
+            for name in ("grpo", "gspo", "gmpo", "vespo")
+        },
+        "grpo dppo_kl": (alignment.grpo_loss, policy, {"loss_type": "dppo_kl", "clip": 0.05}),
+        "grpo kl_cov": (alignment.grpo_loss, policy, {"loss_type": "kl_cov", "cov_fraction": 0.2}),
+        "grpo quantile": (alignment.grpo_loss, {**policy, "entropy": x("entropy")}, {"top_entropy_quantile": 0.4}),
         "simpo": (alignment.simpo_loss, averages, {}),
         "simpo hinge": (alignment.simpo_loss, averages, {"loss_type": "hinge"}),
         **{f"cpo {kind}": (alignment.cpo_loss, sequences, {"loss_type": kind}) for kind in ("sigmoid", "hinge", "ipo")},
@@ -483,6 +500,12 @@ INVALID = [
     ("dpo robust", {"label_smoothing": 0.5}),
     ("dpo exo_pair", {"label_smoothing": 1.0}),
     ("dpo hinge", {"label_smoothing": 0.1}),
+    ("dpo sigmoid", {"f_divergence": "kl"}),
+    ("dpo nca_pair", {"f_divergence": "js"}),
+    ("dpo sigmoid", {"chosen_lengths": 3.0}),
+    ("dpo sigmoid", {"loss_type": "sigmoid_norm"}),
+    ("dpo js", {"loss_type": "ipo_norm", "chosen_lengths": torch.ones(7, 1, 1), "rejected_lengths": 1.0}),
+    ("dpo discopop", {"discopop_tau": 0.0}),
     ("dpo ipo", {"reduction": "average"}),
     ("simpo", {"loss_type": "ipo"}),
     ("simpo hinge", {"label_smoothing": 0.1}),
@@ -500,7 +523,7 @@ INVALID = [
 @pytest.mark.parametrize("backend", ["reference", "auto"])
 def test_errors_of_rl_and_alignment(backend, name, wrong):
     loss, tensors, options = calls(torch.float32, "cpu")[name]
-    complaint = "must|not a valid|not a kind|no label smoothing|out of range|no meaning"
+    complaint = "must|does not broadcast|not a valid|not a kind|no label smoothing|out of range|no meaning"
     with fastloss.backend(backend), pytest.raises(ValueError, match=complaint):
         loss(**tensors, **{**options, **wrong})
 

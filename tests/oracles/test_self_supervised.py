@@ -81,3 +81,17 @@ def test_autocast_computes_in_float32():
 def test_errors_of_self_supervised(shapes):
     with pytest.raises(ValueError, match="z_a and z_b"):
         fastloss.vicreg_loss(*(torch.zeros(shape) for shape in shapes))
+
+
+def test_sinkhorn_assigns_as_much_to_every_prototype():
+    scores = torch.randn(2, 40, 5, generator=generator("sinkhorn"), dtype=torch.float64)
+    q = fastloss.sinkhorn(scores, epsilon=0.5, iterations=60)
+    assert_close(q.sum(-1), torch.ones(2, 40, dtype=torch.float64), torch.float64)
+    assert_close(q.sum(-2), torch.full((2, 5), 8.0, dtype=torch.float64), torch.float64, terms=8.0)
+    # of the form diag(u) exp(S / epsilon) diag(v): in its logarithm, less S / epsilon, all 2 x 2 minors are 0
+    rest = q.log() - scores / 0.5
+    assert ((rest - rest[:, :1] - rest[:, :, :1] + rest[:, :1, :1]).abs() < 1e-9).all()
+    assert fastloss.sinkhorn(1e4 * scores.float()).isfinite().all()  # whose exponentials are not
+    for wrong in ({"epsilon": 0.0}, {"iterations": 0}):
+        with pytest.raises(ValueError, match="epsilon must be positive"):
+            fastloss.sinkhorn(scores, **wrong)

@@ -8,24 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import CASES, ONE_OF_EACH, TABLES, Case
+from cases import CASES, NO_LOSSES, ONE_OF_EACH, RETURNS, TABLES, Case, one_of_each
 from support import generator
 
 import fastloss
 
-PUBLIC = {
-    *fastloss.functional.__all__,
-    *(f"rl.{name}" for name in fastloss.rl.__all__),
-    *(f"alignment.{name}" for name in fastloss.alignment.__all__),
-}
+PUBLIC = {loss.name for loss in fastloss.losses()}
 
 
 def test_every_public_loss_is_in_the_table():
-    assert {case.name for case in CASES} == PUBLIC
-    assert len({str(case) for case in CASES}) == len(CASES), "a name twice"
+    every = [*CASES, *RETURNS]
+    assert {case.name for case in every} == PUBLIC - NO_LOSSES
+    assert NO_LOSSES <= PUBLIC
+    assert len({str(case) for case in every}) == len(every), "a name twice"
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *RETURNS], ids=str)
 def test_a_case_and_its_signature(case: Case) -> None:
     made = case.make(generator(str(case)))
     declared = {*made, *case.options, *case.optional, *case.differentiable, *case.indices}
@@ -45,12 +43,12 @@ def test_a_case_and_its_signature(case: Case) -> None:
             assert ((made[name] >= low) & (made[name] <= high)).all()
 
 
-@pytest.mark.parametrize("case", ONE_OF_EACH, ids=str)
+@pytest.mark.parametrize("case", [*ONE_OF_EACH, *one_of_each(RETURNS)], ids=str)
 def test_every_tensor_of_a_signature_is_in_a_case(case: Case) -> None:
     """A mask or weight that no case names is one that no law meets."""
     kinds = {name: str(parameter.annotation) for name, parameter in case.parameters.items()}
     tensors = {name for name, kind in kinds.items() if "Tensor" in kind and "Callable" not in kind}
-    cases = [other for other in CASES if other.name == case.name]
+    cases = [other for other in (*CASES, *RETURNS) if other.name == case.name]
     assert tensors <= {name for other in cases for name in (*other.make(generator("")), *other.optional)}
 
 

@@ -70,6 +70,7 @@ calls = {
     "pointwise": lambda: ops.pointwise(*operands, True, True, 0),
     "pointwise_backward": lambda: ops.pointwise_backward(x, *operands),
     "outer": lambda: ops.outer(x, x, [x[0]], None, "quantile_huber_loss", [1.0], 1.0, True, True),
+    "scan": lambda: ops.scan([x, x], [0.0, 0.0], 3, None, None, None, None, "linear_scan", [], 0, True, 1, 0),
     "similarity_softmax": lambda: ops.similarity_softmax(x, x, None, one, y, None, None, None, None, 3),
     "similarity_two_way": lambda: ops.similarity_two_way(x, x, one, None, 3),
     "similarity_sigmoid": lambda: ops.similarity_sigmoid(x, x, one, one, None, 3),

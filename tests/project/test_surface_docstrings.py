@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-import fastloss.losses
-from fastloss.nn.documentation import arguments, sections
+import fastloss
+from fastloss.catalog import TORCH
+from fastloss.core.docstrings import arguments, sections
 
-FILES = [info.name for info in pkgutil.walk_packages(fastloss.losses.__path__, "fastloss.losses.") if not info.ispkg]
-LOSSES = [getattr(file, name) for file in map(importlib.import_module, FILES) for name in file.__all__]
+LOSSES = [loss.function for loss in fastloss.losses() if loss.family != TORCH]
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)

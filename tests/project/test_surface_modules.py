@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-import importlib
+import functools
 import inspect
+import itertools
 import pickle
 import pkgutil
 import subprocess
@@ -14,29 +15,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import CASES, Case
+from cases import CASES, NO_LOSSES, RETURNS, Case
 from support import generator
 
 import fastloss
-import fastloss.losses
+from fastloss.catalog import TORCH
+from fastloss.core.docstrings import arguments, sections
 from fastloss.nn.base import FunctionLoss
-from fastloss.nn.documentation import arguments, sections
 
 ROOT = Path(__file__).parent.parent.parent
-MODULES = {
-    value.function: value
-    for value in map(vars(fastloss.nn).get, fastloss.nn.__all__)
-    if isinstance(value, type) and issubclass(value, FunctionLoss)
-}
-FILES = [
-    importlib.import_module(info.name)
-    for info in pkgutil.walk_packages(fastloss.losses.__path__, "fastloss.losses.")
-    if not info.ispkg
-]
-LOSSES = [getattr(file, name) for file in FILES for name in file.__all__]
+NOT_OF_ONE_FUNCTION = {"AdaptiveLogSoftmaxWithLoss", "NLLLoss2d"}
+LOSSES = [loss for loss in fastloss.losses() if loss.family != TORCH]
+MODULES = {loss.function: getattr(fastloss.nn, loss.module) for loss in LOSSES if loss.module}
 OF_FUNCTIONS = [
     case
-    for case in CASES
+    for case in (*CASES, *RETURNS)
     if case.loss in MODULES
     and case.name != "linear_cross_entropy"
     and not (case.drop_in and "weighted" in case.variant)
@@ -44,12 +37,32 @@ OF_FUNCTIONS = [
 
 
 def test_every_loss_is_public_and_has_a_module():
-    rooms = (fastloss.functional, fastloss.rl, fastloss.alignment)
+    """And the list has all of them: what is public of the files of losses, and all Modules."""
+    packages = [info.name for info in pkgutil.iter_modules(fastloss.losses.__path__) if info.ispkg]
+    rooms = [fastloss.functional, *(getattr(fastloss, name) for name in packages)]
     public = {getattr(room, name) for room in rooms for name in room.__all__}
-    assert set(LOSSES) == {loss for loss in public if loss.__module__.startswith("fastloss.")}
-    assert set(LOSSES) == set(MODULES)
+    listed = {loss.function for loss in LOSSES}
+    assert listed == {loss for loss in public if loss.__module__.startswith("fastloss.losses.")}
+    assert len(listed) == len(LOSSES)
+    assert all(functools.reduce(getattr, loss.name.split("."), fastloss) is loss.function for loss in LOSSES)
+    no_losses = {functools.reduce(getattr, name.split("."), fastloss) for name in NO_LOSSES}
+    assert listed - no_losses == set(MODULES)
+    assert {loss.module for loss in fastloss.losses()} - {None} == set(fastloss.nn.__all__) - NOT_OF_ONE_FUNCTION
     for module in (fastloss, fastloss.nn, *rooms):
         assert len(set(module.__all__)) == len(module.__all__)
+
+
+def test_what_the_list_says_of_a_loss():
+    listed = {loss.name: loss for loss in fastloss.losses()}
+    loss = listed["rl.ppo_clip_loss"]
+    assert (loss.family, loss.sections, loss.module) == ("rl.policy", ("7.3",), "PPOClipLoss")
+    assert "arXiv:1707.06347" in loss.source and "proximal policy" in loss.summary
+    fused = ("reference", "cpu", "triton", "cuda")
+    assert {loss.name for loss in listed.values() if loss.backends == fused} >= {"cross_entropy", "rl.gae"}
+    for name, loss in listed.items():
+        assert loss.source and loss.summary and not set("`\n") & set(loss.summary), name
+        assert (loss.backends == fused) == hasattr(loss.function, "resolve")
+    assert listed["ctc_loss"].module == "CTCLoss" and listed["vicreg_loss"].backends == ("composite",)
 
 
 @pytest.mark.parametrize("case", OF_FUNCTIONS, ids=str)
@@ -65,8 +78,8 @@ def test_constructor_and_call_are_the_function(case: Case) -> None:
         settings = {name: value for name, value in given.items() if name in constructor}
         rest = {name: value for name, value in given.items() if name not in constructor}
         parameters = inspect.signature(case.loss).parameters
-        positional = [rest.pop(name) for name in parameters if name in rest and parameters[name].kind is not
-                      inspect.Parameter.KEYWORD_ONLY]  # fmt: skip
+        names = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY and name not in constructor]
+        positional = [rest.pop(name) for name in itertools.takewhile(set(rest).__contains__, names)]
         module = cls(**settings)
         for again in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
             torch.testing.assert_close(again(*positional, **rest), expected, rtol=0, atol=0, equal_nan=True)

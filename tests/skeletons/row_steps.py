@@ -1,7 +1,7 @@
 """Laws of the row operators in steps (statistics, merge, outputs, gradient), whatever runs them.
 
-A law takes `operators`: torch's (``torch.ops.fastloss``), or a library of csrc/problems/row.h through ctypes, which may
-have the losses of more_row_losses.h besides. The reference is the loss's body, in float64.
+A law takes `operators`: torch's (``torch.ops.fastloss``), or a library of csrc/problems/row.h through ctypes. The
+reference is the loss's body, in float64.
 """
 
 from __future__ import annotations
@@ -20,38 +20,22 @@ from torch import Tensor
 from fastloss.core.arguments import DTYPES, accumulator_dtype
 from fastloss.core.registry import BY_KERNEL
 from fastloss.operators.row import NONE, RowOptions
+from fastloss.skeletons.row_outputs import LEFT_OUT
 
 IGNORE = -100
-Body = Callable[[Tensor, Tensor | None, Tensor | None, Sequence[float]], Tensor]
 
 
-# ------------------------------------------------------------------------------------------ the losses of the tests
-
-
-def three_outputs(x: Tensor, second: Tensor | None, target: Tensor | None, parameters: Sequence[float]) -> Tensor:
-    log_p = torch.log_softmax(x * parameters[0], 1)
-    assert target is not None
-    of_target = log_p.gather(1, target.clamp(min=0)[:, None])[:, 0]
-    entropy = -(log_p.exp() * log_p.clamp(min=-1e300)).sum(1)
-    return torch.stack([of_target, entropy, torch.logsumexp(x * parameters[0], 1)])
-
-
-def margin(x: Tensor, second: Tensor | None, target: Tensor | None, parameters: Sequence[float]) -> Tensor:
-    assert target is not None
-    scale, angle = parameters
-    y = target.clamp(min=0)[:, None]
-    of_target = torch.cos(torch.acos(x.gather(1, y)) + angle)
-    return -torch.log_softmax(scale * x.scatter(1, y, of_target), 1).gather(1, y).T
-
-
-def two_rows(x: Tensor, second: Tensor | None, target: Tensor | None, parameters: Sequence[float]) -> Tensor:
-    assert second is not None
-    log_p, log_t = (torch.log_softmax(z * parameters[0], 1) for z in (x, second))
-    return torch.where(log_t > -math.inf, log_t.exp() * (log_t - log_p), 0).sum(1)[None]
-
-
-BODIES: dict[str, Body] = {"three_outputs": three_outputs, "margin": margin, "two_rows": two_rows}
-SIZES = {"three_outputs": (3, 7), "margin": (1, 6), "two_rows": (1, 9)}  # outputs, statistics
+PARAMETERS: dict[str, list[float]] = {
+    "log_softmax_of_index": [0.7, 5.0, 1.3],
+    "log_softmax_and_entropy": [0.7, 0.0, 1.0],
+    "log_softmax_and_more": [1.4, 6.0, 0.8],
+    "forward_kl": [1.3],
+    "reverse_kl": [0.8],
+    "margin_softmax": [16.0, 1.2, 0.4, 0.1, 0.0, 1.0],
+    "margin_softmax, shifted": [16.0, 1.0, 0.4, 0.1, 0.0, 1.0],
+}
+"""Of what has several outputs, own sums, a margin, a second row of logits (fastloss/skeletons/row_outputs.py)."""
+OF_WHOLE_ROWS = ("log_softmax_and_more",)  # the rank looks at the target's logit, which only one slice has
 
 
 # ------------------------------------------------------------------------------------------ calls
@@ -72,8 +56,6 @@ class Call:
 
     @property
     def sizes(self) -> tuple[int, int]:
-        if self.loss in SIZES:
-            return SIZES[self.loss]
         return BY_KERNEL[self.loss].outputs, BY_KERNEL[self.loss].statistics
 
     @property
@@ -134,13 +116,14 @@ class Call:
     def reference(self, upstream: Tensor) -> tuple[Tensor, Tensor]:
         """(outputs, gradient) by the body, in float64."""
         x = self.logits.detach().double().requires_grad_()
-        if self.loss in BODIES:
+        if self.loss in PARAMETERS:
+            declaration = BY_KERNEL[self.loss]
             second = None if self.second is None else _by_rows(self.second.double())
-            values = BODIES[self.loss](_by_rows(x), second, self.target, self.parameters)
-            weight = self.weight.double() if self.weight is not None else None
-            if weight is not None and self.target is not None:
-                values = values * weight[self.target.clamp(min=0)]
-            values = values.masked_fill(self.ignored, 0.0)
+            target = None if self.target is None else self.target.where(self.target != IGNORE, LEFT_OUT)
+            numbers = dict(zip(declaration.parameters, self.parameters, strict=True))
+            values = declaration.signature.reference(_by_rows(x), target, second, **numbers)
+            if self.weight is not None and self.target is not None:
+                values = values * self.weight.double()[self.target.clamp(min=0)]
         else:
             target = self.target.double() if self.soft and self.target is not None else self.target
             assert target is not None
@@ -161,23 +144,23 @@ def _by_rows(x: Tensor) -> Tensor:
 
 
 def made(loss: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Call:
-    """A call of a loss of the tests; every third row is ignored."""
+    """A call of one of PARAMETERS; every third row is ignored."""
+    parameters, loss = PARAMETERS[loss], loss.partition(",")[0]
     rows, classes = math.prod(shape) // shape[1], shape[1]
 
     def normal() -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    if loss == "two_rows":
-        return Call(loss, [1.3], (normal() * 3).to(dtype), second=(normal() * 3).to(dtype))
+    if BY_KERNEL[loss].two_rows:
+        return Call(loss, parameters, (normal() * 3).to(dtype), second=(normal() * 3).to(dtype))
     target = torch.randint(classes, (rows,), generator=generator)
     target[0], target[-1] = classes - 1, 0
     target[1:-1:3] = IGNORE
-    if loss == "margin":
+    if loss == "margin_softmax":
         weight = torch.rand(classes, generator=generator, dtype=torch.float64) + 0.5
-        return Call(
-            loss, [16.0, 0.4], torch.tanh(normal()).mul(0.9).to(dtype), target, weight.to(accumulator_dtype(dtype))
-        )
-    return Call(loss, [0.7], (normal() * 3).to(dtype), target)
+        cosines = torch.tanh(normal()).mul(0.9).to(dtype)
+        return Call(loss, parameters, cosines, target, weight.to(accumulator_dtype(dtype)))
+    return Call(loss, parameters, (normal() * 3).to(dtype), target)
 
 
 # ------------------------------------------------------------------------------------------ laws
@@ -197,7 +180,8 @@ def magnitude(call: Call) -> float:
     """Of what the outputs and the gradient are differences of."""
     finite = call.logits[call.logits.isfinite()].double().abs()
     size = float(finite.max()) if finite.numel() else 1.0
-    factor = call.parameters[0] if call.loss in BODIES else 1 / min(1.0, call.parameters[-1] or 1.0)
+    temperature = call.parameters[0] if call.loss in PARAMETERS else call.parameters[-1]
+    factor = temperature if call.loss == "margin_softmax" else 1 / min(1.0, temperature or 1.0)  # there, a scale
     return 4 + 2 * size * max(factor, 1.0)
 
 
@@ -218,6 +202,8 @@ def whole(operators: Any, call: Call) -> None:
 
 def slices(operators: Any, call: Call, cuts: Sequence[int]) -> None:
     """Statistics of slices, merged, are those of the row; and so are their gradients."""
+    if call.loss in OF_WHOLE_ROWS:
+        return
     wide, classes = accumulator_dtype(call.logits.dtype), call.logits.shape[1]
     bounds = [0, *cuts, classes]
     parts = [call.slice(begin, end) for begin, end in itertools.pairwise(bounds)]

@@ -234,6 +234,54 @@ def test_layouts_of_logits(what, dtype, soft, backend, device):
 # ------------------------------------------------------------------------------------------ in place
 
 
+# ------------------------------------------------------------------------------------------ logits far apart
+#
+# The CPU's kernels subtract the largest logit that they have seen so far, and read again what is too far above it.
+
+
+def _far_apart(classes: int) -> dict[str, torch.Tensor]:
+    random = torch.randn(3, classes, generator=generator(f"far apart {classes}"))
+    place = torch.arange(classes)
+    return {
+        "rising": random + place * 0.5,
+        "falling": random - place * 0.5,
+        "a few steps": random + (place // 300) * 40.0,
+        "one far above": torch.where(place == classes - 2, 95.0, random),
+        "nothing at first": torch.where(place < classes // 2, -INF, random - 300),
+        # where exp(0 - maximum) overflows, and nothing but -inf is before it
+        "last, -88.72": torch.where(place == classes - 1, random * 0 - 88.72, -INF),
+        "last, -443.6": torch.where(place == classes - 1, random * 0 - 443.6, -INF),
+        "last, -1000": torch.where(place == classes - 1, random - 1000, -INF),
+        "nothing at last": torch.where(place >= classes // 2, -INF, random + 300),
+        "one class": torch.where(place == classes // 3, random, -INF),
+        "beyond exp": random * 1e4,
+        "near the end of float": torch.where(place == classes // 2, 3e38, random * 1e36),
+    }
+
+
+@backends
+@pytest.mark.parametrize("what", _far_apart(8))
+@pytest.mark.parametrize("classes", [3, 40, 129, 900, 2049, 5000])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"inplace": True}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_logits_far_apart(what, classes, options, dtype, backend, device):
+    logits = _far_apart(classes)[what].to(device, dtype)
+    if options.get("label_smoothing") and logits.isinf().any():
+        pytest.skip("0 * inf is NaN, in torch too")
+    target = logits.float().argmax(1)
+    target[0] = classes // 3 if what == "one class" else int(logits[0].isfinite().nonzero()[0])
+    theirs = {name: value for name, value in options.items() if name != "inplace"}
+    value, gradient = value_and_grad(F.cross_entropy, (logits.double(), target), theirs)
+    leaf = logits.clone().requires_grad_()
+    with fastloss.backend(backend):
+        found = fastloss.cross_entropy(leaf * 1, target, **options)
+    (found_gradient,) = torch.autograd.grad(found, leaf)
+    assert_close(found, value, dtype, "value")
+    # The oracle has no more digits than float64 itself: its logits lose what their size takes.
+    size = logits[logits.isfinite()].abs().max().item() if dtype == torch.float64 else 1.0
+    assert_close(found_gradient, gradient, dtype, "gradient", terms=max(1.0, size) / 3)
+
+
 @backends
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(

@@ -1,22 +1,16 @@
-"""The row operators in steps, on this machine's CPU kernels: statistics of rows and slices, merge, outputs, gradient.
-
-The losses of the tests (more_row_losses.h) are compiled into a library of their own.
-"""
+"""The row operators in steps, on the CPU kernels: statistics of rows and slices, merge, outputs, gradient."""
 
 from __future__ import annotations
 
 import ctypes
 import math
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from cases import CASES, Case
 from skeletons import row_steps
-from skeletons.row_steps import IGNORE, Call, Library, Problem
+from skeletons.row_steps import IGNORE, Call
 from support import BACKENDS, DTYPES, generator, to
 
 from fastloss.core.registry import BY_KERNEL
@@ -202,62 +196,28 @@ class Device(ctypes.Structure):
     _fields_ = [("parallel_for", ctypes.c_void_p), ("target_out_of_range", ctypes.c_int64)]
 
 
-@pytest.fixture(scope="module")
-def more(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    """The kernels of the baseline, with the losses of the tests. One thread: calls stay below what wakes another."""
-    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    built = tmp_path_factory.mktemp("row") / "more.so"
-    flags = [
-        "-O1",
-        "-std=c++17",
-        "-fPIC",
-        "-shared",
-        "-Wno-psabi",
-        "-DFASTLOSS_WITHOUT_AVX2",
-        "-DFASTLOSS_WITHOUT_AVX512",
-    ]
-    flags += ["-DFASTLOSS_MORE_ROW_LOSSES", f"-I{Path(__file__).parent}"]
-    command = [compiler, *flags, str(ROOT / "csrc" / "cpu" / "row_statistics.cpp"), "-o", str(built)]
-    compiled = subprocess.run(command, capture_output=True, text=True)
-    assert compiled.returncode == 0, compiled.stderr
-    library = ctypes.CDLL(str(built))
-
-    def run(problem: Problem) -> None:
-        device = Device(None, 0)
-        assert library.fastloss_row_step(ctypes.byref(problem), ctypes.byref(device)) == 0
-
-    return Library(run)
-
-
-@pytest.mark.slow(10)
+@needs_cpu
 @each_dtype
-@pytest.mark.parametrize("loss", row_steps.BODIES)
-def test_outputs_margins_and_two_rows(loss: str, dtype: torch.dtype, more: Library) -> None:
+@pytest.mark.parametrize("loss", row_steps.PARAMETERS)
+def test_outputs_margins_and_two_rows(loss: str, dtype: torch.dtype) -> None:
     """Several outputs with a sum of the functor's own, a target's logit of its own, a second row of logits."""
     for shape in [(5, 37), (4, 4500), (2, 9, 21), (1, 1)]:
         call = row_steps.made(loss, shape, dtype, generator(f"{loss} {shape}"))
-        row_steps.whole(more, call)
-        row_steps.slices(more, call, random_cuts(shape[1], f"{loss} {shape}"))
-        row_steps.one_slice_keeps_its_bits(more, call)
+        row_steps.whole(OPERATORS, call)
+        row_steps.slices(OPERATORS, call, random_cuts(shape[1], f"{loss} {shape}"))
+        row_steps.one_slice_keeps_its_bits(OPERATORS, call)
         if len(shape) == 2:
-            row_steps.rows_alone(more, call)
+            row_steps.rows_alone(OPERATORS, call)
 
 
-def test_a_slice_of_infinite_logits_adds_nothing_to_sums_of_the_functors_own(more: Library) -> None:
-    for loss in ("three_outputs", "two_rows"):
+@needs_cpu
+def test_a_slice_of_infinite_logits_adds_nothing_to_sums_of_the_functors_own() -> None:
+    for loss in ("log_softmax_and_entropy", "forward_kl", "reverse_kl"):
         for shape in [(5, 4500), (1, 30, 5)]:
             call = row_steps.made(loss, shape, torch.float32, generator(f"{loss} -inf"))
             finite = shape[1] // 3
             for logits in (call.logits, call.second):
                 if logits is not None:
                     logits[:, finite:] = -math.inf
-            row_steps.whole(more, call)
-            row_steps.slices(more, call, [finite, finite + 2])
-
-
-def test_the_public_losses_are_the_same_beside_others(more: Library) -> None:
-    x = torch.randn(3, 50, generator=generator("public"))
-    call = Call("cross_entropy", [0.1, 1e-3, 5.0, 1.3], x, torch.tensor([0, 20, 49]), torch.rand(50) + 0.5)
-    row_steps.whole(more, call)
+            row_steps.whole(OPERATORS, call)
+            row_steps.slices(OPERATORS, call, [finite, finite + 2])

@@ -13,6 +13,7 @@ from support import BACKENDS, assert_close, each_backend, generator
 
 import fastloss
 from fastloss.operators.similarity import DIFFERENTIABLE
+from fastloss.skeletons.comparisons import SigmoidComparison
 
 pytestmark = pytest.mark.usefixtures("small_tiles")
 
@@ -162,3 +163,21 @@ def test_peak_memory_in_units_of_the_similarity_matrix():
     ours, reference = map(float, result.stdout.split())
     assert ours < 0.4
     assert reference > 1.5, "the measurement does not see torch's matrices"
+
+
+@each_backend
+@pytest.mark.parametrize("keys", [70, 71, 133])
+def test_more_keys_than_queries_at_the_sigmoid(backend, device, keys):
+    """The keys of other ranks belong to no query of this one."""
+    random = generator(f"keys {keys}")
+    tensors = [normal(random, 70, 5), normal(random, keys, 5), torch.tensor(1.5).double(), torch.tensor(-0.5).double()]
+    tensors = [x.to(device).requires_grad_() for x in tensors]
+    namespace = getattr(torch.ops, "fastloss_triton" if backend == "triton" else "fastloss")
+    expected = SigmoidComparison(*tensors).reference("sum")
+    right = torch.autograd.grad(expected, tensors)
+    constants = [x.detach() for x in tensors]
+    losses, found = namespace.similarity_sigmoid(*constants, torch.ones(70, device=device).double(), 0b1111)
+    assert_close(losses.sum(), expected.detach(), torch.float64)
+    for name, ours, theirs in zip(("query", "key", "scale", "bias"), found, right, strict=True):
+        terms = 70.0 * keys if theirs.dim() == 0 else float(keys)  # sums of both signs, of numbers of about 1
+        assert_close(ours.reshape(theirs.shape), theirs, torch.float64, f"gradient of {name}", terms)

@@ -91,3 +91,18 @@ def test_errors_and_module():
     expected = fastloss.softmax_focal_loss(x, y, alpha, 1.5, reduction="sum", label_smoothing=0.1)
     assert torch.equal(module(x, y), expected)
     assert "label smoothing" in fastloss.explain(module, x, y).reason
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS)
+@pytest.mark.parametrize("most", [-88.72, -443.6, -1000.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_a_row_that_begins_with_nothing(most, dtype, backend, device):
+    """2048 times -inf: a chunk of the CPU's kernels that has no maximum."""
+    logits = torch.full((2, 2049), -float("inf"), dtype=dtype, device=device)
+    logits[:, -1] = most
+    logits.requires_grad_()
+    with fastloss.backend(backend):
+        loss = fastloss.softmax_focal_loss(logits, torch.full((2,), 2048, device=device), reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss == 0
+    assert (gradient == 0).all()

@@ -93,7 +93,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "if (sa != sb && sa != 0 && sb != 0) return sa >= sb;": "they differ",
     },
     "csrc/losses/math.h": {
-        "const auto negative = x <= V{};": "both sigmoids of 0 are 1/2",
+        "const auto negative = x <= zero;": "both sigmoids of 0 are 1/2",
         "return ((x <= V{}) ? decay : V{} + 1.0f) / (decay + 1.0f);": "decay is 1 at 0",
     },
     "csrc/losses/regression.h": {

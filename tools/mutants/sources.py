@@ -88,7 +88,6 @@ CHEAPER = {
         ('"-std=c++17", "-g1"', f'"-w", "-include", "{SWITCH}", "-std=c++17", "-g1"'),
         ('{messages}"[:8000]', '{messages}"[:800000]'),
     ),
-    "tests/skeletons/test_row_statistics.py": (('"-O1",', f'"-O1", "-w", "-include", "{SWITCH}",'),),
     "setup.py": (
         ('"-O3 -std=c++17 -fPIC -fvis', f'"-O1 -w -include {SWITCH} -std=c++17 -fPIC -fvis'),
         ('"FASTLOSS_INSTRUCTION_SETS", "avx2 avx512"', '"FASTLOSS_INSTRUCTION_SETS", ""'),

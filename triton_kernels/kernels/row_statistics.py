@@ -177,7 +177,7 @@ def row_statistics_kernel(
             second_p = tl.exp(second_from_max)
         if LOSS.terms is not None:
             moved = LOSS.rebase(own, shift, total, second_shift, second_total)
-            terms = LOSS.terms(from_max, p, second_from_max, second_p, c)
+            terms = LOSS.terms(z, z_y[:, None], from_max, p, second_from_max, second_p, c)
             own = ()
             for k in tl.static_range(SUMS):
                 own += (moved[k] + tl.sum(tl.where(mask, terms[k], 0.0), axis=1),)

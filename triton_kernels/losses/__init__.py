@@ -13,7 +13,8 @@ return None in a tuple). metrics: a tile each, in the order of the declaration. 
 `<name>_domain` of the operands, true inside.
 
 A loss over pairs of numbers is a function (source, target, operands, coefficients) -> (loss, derivative by the source),
-with sources and operands (SOURCES, 1) and targets (1, TARGETS). A loss over rows is a RowLoss.
+with sources and operands (SOURCES, 1) and targets (1, TARGETS). A loss over rows is a RowLoss, a recurrence over time a
+Scan.
 
 The formulas are those of csrc/losses. Kernels take the functions themselves as constexpr.
 """
@@ -53,7 +54,7 @@ class RowLoss(NamedTuple):
     # What more there is in the steps (kernels/row_statistics.py), s being the statistics of a row in their places:
     target_logit: Any = None  # (z, c): of a margin, z_y as it enters the softmax
     target_slope: Any = None  # (z, c): its derivative by z_y
-    terms: Any = None  # (from_max, p, second_from_max, second_p, c): what a class adds to each sum of the loss's own
+    terms: Any = None  # (z, z_y, from_max, p, second_from_max, second_p, c): what a class adds to each of its own sums
     rebase: Any = None  # (own, shift, sum, second_shift, second_sum): the sums relative to another maximum
     values: Any = None  # (s, c): the outputs, a tuple
     gradient: Any = None  # (from_max, p, q, second_from_max, second_p, s, upstreams, c): d(sum of the outputs) / dz
@@ -62,6 +63,18 @@ class RowLoss(NamedTuple):
     def cache_key(self) -> str:
         """Triton's key of a compiled kernel has this of a constexpr: it changes with the source of the functions."""
         return "-".join(function.cache_key for function in self if function is not None)
+
+
+class Scan(NamedTuple):
+    """The device functions of a recurrence over time; csrc/losses/contracts/scan.h says what each means. The first
+    argument is the tuple of the operands, the last one that of the coefficients."""
+
+    step: Any  # (x, alive, follows, c): a and b
+    finish: Any  # (x, alive, follows, y, before, c): the outputs, a tuple
+
+    @property
+    def cache_key(self) -> str:
+        return "-".join(function.cache_key for function in self)
 
 
 class Declared(NamedTuple):

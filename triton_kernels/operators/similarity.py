@@ -20,6 +20,8 @@ import torch
 import triton
 from torch import Tensor
 
+from fastloss.core.elementary import softplus
+
 from ..kernels.similarity import gradient_kernel, sum_kernel
 from ..losses.contrastive import softplus_pair
 from ..memory import on_device
@@ -190,18 +192,20 @@ def similarity_sigmoid(
 ) -> Result:
     query, key = rowwise(query, key)
     scaled = query * scale
-    same = dots(scaled, key) + bias
-    losses = sums(scaled, key, bias, softplus_pair, alone=True) + torch.nn.functional.softplus(-same)
+    size = query.shape[0]
+    own = key[:size]  # the keys that belong to the queries
+    same = dots(scaled, own) + bias
+    losses = sums(scaled, key, bias, softplus_pair, alone=True) + softplus(-same)
     if not wanted:
         return losses, []
     factor = torch.ones_like(losses) if upstream is None else upstream.contiguous()
     pull = -torch.sigmoid(-same) * factor
     weight_sum = torch.empty_like(losses)
     of_scaled = weighted(scaled, key, bias, softplus_pair, (None, factor), alone=True, weight_sum=weight_sum)
-    of_scaled += pull[:, None] * key
+    of_scaled += pull[:, None] * own
     of_key = None
     if wanted & 0b0010:
         of_key = weighted(key, scaled, bias, softplus_pair, columns=(None, factor), alone=True)
-        of_key += pull[:, None] * scaled
+        of_key[:size] += pull[:, None] * scaled
     of_scale, of_bias = dots(query, of_scaled).sum(), (weight_sum + pull).sum()
     return losses.sum(), chosen(wanted, of_scaled * scale, of_key, of_scale, of_bias)

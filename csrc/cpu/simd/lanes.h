@@ -42,9 +42,9 @@ struct Vectors<float> {
     return count == lanes ? yes : (lane_numbers() < count) ? yes : no;
   }
   static FASTLOSS_INLINE void transpose(V (&rows)[lanes]) { FASTLOSS_ISA::transpose(rows); }
-  static FASTLOSS_INLINE V exp(V x) { return exp_nonpositive(x); }  // x <= 0
+  static FASTLOSS_INLINE V exp(V x) { return exp_below_88(x); }  // x < 88
   // one value by the vector code: libm's would flush the upper halves of the registers and take longer than a row
-  static FASTLOSS_INLINE float exp(float x) { return exp_nonpositive(floats(x))[0]; }
+  static FASTLOSS_INLINE float exp(float x) { return exp_below_88(floats(x))[0]; }
   static FASTLOSS_INLINE V log(V x) { return math::log(x); }
   static FASTLOSS_INLINE float log(double x) { return math::log(floats(float(x)))[0]; }
   static FASTLOSS_INLINE float max(V v) { return largest(v); }
@@ -53,6 +53,19 @@ struct Vectors<float> {
   static FASTLOSS_INLINE int32_t lane(I v, int i) { return v[i]; }
   static FASTLOSS_INLINE void set(V& v, int i, float x) { v[i] = x; }
   static FASTLOSS_INLINE void set(I& v, int i, int32_t x) { v[i] = x; }
+  // The first `count` of the index targets y, all below 2^31 but for ignored ones; live: -1 for each that is not
+  // ignored. The others are 0.
+  static FASTLOSS_INLINE void targets(const int64_t* y, int count, int64_t ignored, I& target, I& live) {
+    alignas(64) int64_t some[lanes];
+    if (count < lanes) {
+      for (int i = 0; i < lanes; ++i) some[i] = i < count ? y[i] : ignored;
+      y = some;
+    }
+    I low, high;
+    every_second(reinterpret_cast<const int32_t*>(y), low, high);
+    live = (low != int32_t(ignored)) | (high != int32_t(ignored >> 32));
+    target = low & live;
+  }
 };
 
 template <>
@@ -78,6 +91,10 @@ struct Vectors<double> {
   static FASTLOSS_INLINE int32_t lane(I v, int) { return v; }
   static FASTLOSS_INLINE void set(V& v, int, double x) { v = x; }
   static FASTLOSS_INLINE void set(I& v, int, int32_t x) { v = x; }
+  static FASTLOSS_INLINE void targets(const int64_t* y, int, int64_t ignored, I& target, I& live) {
+    live = *y == ignored ? 0 : -1;
+    target = int32_t(*y) & live;
+  }
 };
 
 }  // namespace FASTLOSS_ISA

@@ -7,7 +7,7 @@ namespace fastloss {
 namespace FASTLOSS_ISA {
 namespace {
 
-void exp_nonpositive(float* x) { store(x, FASTLOSS_ISA::exp_nonpositive(load(x))); }
+void exp_nonpositive(float* x) { store(x, exp_below_88(load(x))); }
 void exp(float* x) { store(x, math::exp(load(x))); }
 void expm1(float* x) { store(x, math::expm1(load(x))); }
 void log1p(float* x) { store(x, math::log1p(load(x))); }

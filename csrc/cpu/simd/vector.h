@@ -107,9 +107,8 @@ FASTLOSS_INLINE Floats widen(Halves h, Half) {
 
 FASTLOSS_INLINE Halves narrow(Floats x, BFloat16) {
   Bits bits = bit_cast<Bits>(x);
-  Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  Bits nan = bit_cast<Bits>(x != x);
-  return to_halves((rounded & ~nan) | (nan & 0x7fc0u));
+  Bits rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  return to_halves(((x == x) ? rounded : Bits{} + 0x7fc00000u) >> 16);
 }
 
 FASTLOSS_INLINE Halves narrow(Floats x, Half) {
@@ -240,6 +239,24 @@ FASTLOSS_INLINE Floats swap_blocks(Floats a, Floats b, std::integer_sequence<int
   return __builtin_shuffle(a, b, Ints{swapped_lane<Width, High>(Lane)...});
 #endif
 }
+template <int... Lane>
+FASTLOSS_INLINE void every_second(const int32_t* p, Ints& even, Ints& odd, std::integer_sequence<int, Lane...>) {
+  Ints a, b;
+  memcpy(&a, p, sizeof a);
+  memcpy(&b, p + kLanes, sizeof b);
+#if defined(__clang__)
+  even = __builtin_shufflevector(a, b, (2 * Lane)...);
+  odd = __builtin_shufflevector(a, b, (2 * Lane + 1)...);
+#else
+  even = __builtin_shuffle(a, b, Ints{(2 * Lane)...});
+  odd = __builtin_shuffle(a, b, Ints{(2 * Lane + 1)...});
+#endif
+}
+// Numbers 0, 2, 4 .. and 1, 3, 5 .. of two vectors' length.
+FASTLOSS_INLINE void every_second(const int32_t* p, Ints& even, Ints& odd) {
+  every_second(p, even, odd, std::make_integer_sequence<int, kLanes>{});
+}
+
 // Blocks of Width x Width that lie beside the diagonal change places, then those of half the size within each.
 template <int Width = kLanes / 2>
 FASTLOSS_INLINE void transpose(Floats (&rows)[kLanes]) {
@@ -265,22 +282,11 @@ FASTLOSS_INLINE Floats round_to_int(Floats x) {  // |x| < 2^22
 #endif
 }
 
-// p * 2^n for integral n <= 0 and p in [0.7, 1.5]; 0 where 2^n is too small to be a float
-FASTLOSS_INLINE Floats scale_down(Floats p, Floats n) {
-#if defined(__AVX512F__)
-  return (Floats)_mm512_scalef_ps((__m512)p, (__m512)n);
-#else
-  Bits bits = bit_cast<Bits>(p) + (bit_cast<Bits>(__builtin_convertvector(n, Ints)) << 23);
-  return (n < -125.0f) ? Floats{} : bit_cast<Floats>(bits);
-#endif
-}
+constexpr float log2e = 1.44269504088896341f;
 
-// f, where x log2(e) = n + f with n integral and |f| <= 1/2
-FASTLOSS_INLINE Floats exp_reduce(Floats x, Floats& n) {
-  const float log2e = 1.44269504088896341f;
-  n = round_to_int(x * log2e);
-  // f must not see the rounding of x log2(e), which is as large as |x| 6e-8: a fused multiply-add, by its name, because
-  // the compiler would rather use the product twice
+// x log2(e) - n. It must not see the rounding of x log2(e), which is as large as |x| 6e-8: a fused multiply-add, by its
+// name, because the compiler would rather use the product twice.
+FASTLOSS_INLINE Floats exp_remainder(Floats x, Floats n) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_fmsub_ps((__m512)x, _mm512_set1_ps(log2e), (__m512)n);
 #elif defined(__AVX2__)
@@ -290,10 +296,14 @@ FASTLOSS_INLINE Floats exp_reduce(Floats x, Floats& n) {
 #endif
 }
 
-// 2^f for |f| <= 1/2, of the reduction above: a polynomial of degree 5 (relative error 9.2e-8, fitted to be equal at
-// its extremes).
-FASTLOSS_INLINE Floats exp_fraction(Floats x, Floats& n) {
-  const Floats f = exp_reduce(x, n);
+// f, where x log2(e) = n + f with n integral and |f| <= 1/2
+FASTLOSS_INLINE Floats exp_reduce(Floats x, Floats& n) {
+  n = round_to_int(x * log2e);
+  return exp_remainder(x, n);
+}
+
+// 2^f for |f| <= 1/2: a polynomial of degree 5 (relative error 9.2e-8, fitted to be equal at its extremes).
+FASTLOSS_INLINE Floats exp_fraction(Floats f) {
   Floats p = f * 1.326472614891827e-3f + 9.671512991189957e-3f;
   p = p * f + 5.550733581185341e-2f;
   p = p * f + 2.4022242426872253e-1f;
@@ -301,12 +311,25 @@ FASTLOSS_INLINE Floats exp_fraction(Floats x, Floats& n) {
   return p * f + 1.0f;
 }
 
-// exp(x) for x <= 0 (rounding may leave it a little above), -inf and NaN included. In all at most 2.5 ulp, plus |x|
-// 1.4e-8 for log2(e) in float.
-FASTLOSS_INLINE Floats exp_nonpositive(Floats x) {
+// exp(x) for x < 88, -inf and NaN included; 0 where 2^n is no normal float. In all at most 2.5 ulp, plus |x| 1.4e-8 for
+// log2(e) in float. Eleven instructions on AVX2: most losses of classes take no other time.
+FASTLOSS_INLINE Floats exp_below_88(Floats x) {
+#if defined(__AVX512F__)
   x = (x < -104.0f) ? floats(-104.0f) : x;  // exp(-104) rounds to 0; without this, -inf would give inf - inf
-  Floats n, p = exp_fraction(x, n);
-  return scale_down(p, n);
+  Floats n, f = exp_reduce(x, n);
+  return (Floats)_mm512_scalef_ps((__m512)exp_fraction(f), (__m512)n);
+#else
+#if defined(__AVX2__)
+  // n = -127. One instruction, which hands on NaN; GCC makes two of the condition below.
+  x = (Floats)_mm256_max_ps((__m256)floats(-88.0f), (__m256)x);
+#else
+  x = (x < -88.0f) ? floats(-88.0f) : x;
+#endif
+  const float magic = 12582912.0f + 127.0f;  // 1.5 * 2^23: the sum's last bits are n + 127, the exponent of 2^n
+  const Floats sum = x * log2e + magic;
+  const Floats power = bit_cast<Floats>(bit_cast<Bits>(sum) << 23);
+  return exp_fraction(exp_remainder(x, sum - magic)) * power;
+#endif
 }
 
 }  // namespace FASTLOSS_ISA
@@ -346,7 +369,7 @@ struct Elementary<FASTLOSS_ISA::Floats> {
   static FASTLOSS_INLINE Floats tanh(Floats x, Floats& decay) {
     using namespace FASTLOSS_ISA;
     Floats size = (x < 0.0f) ? -x : x;
-    decay = FASTLOSS_ISA::exp_nonpositive(-2.0f * size);
+    decay = FASTLOSS_ISA::exp_below_88(-2.0f * size);
     Floats far = (1.0f - decay) / (1.0f + decay);
     far = (x < 0.0f) ? -far : far;
     Floats square = x * x;
@@ -362,7 +385,7 @@ struct Elementary<FASTLOSS_ISA::Floats> {
     return tanh(x, decay);
   }
 
-  static FASTLOSS_INLINE Floats exp_nonpositive(Floats x) { return FASTLOSS_ISA::exp_nonpositive(x); }
+  static FASTLOSS_INLINE Floats exp_nonpositive(Floats x) { return FASTLOSS_ISA::exp_below_88(x); }
 
   // exp(x): 2^n in two factors, so that neither leaves the range of a float before their product does. 2.5 ulp, plus
   // |x| 1.4e-8 as above. Where exp overflows, the second factor is infinite itself: a fused multiply-add of the
@@ -371,7 +394,7 @@ struct Elementary<FASTLOSS_ISA::Floats> {
     using namespace FASTLOSS_ISA;
     x = (x > 89.0f) ? floats(177.0f) : x;  // n = 255, in halves of 127 and 128
     x = (x < -104.0f) ? floats(-104.0f) : x;
-    Floats n, p = exp_fraction(x, n);
+    Floats n, p = exp_fraction(exp_reduce(x, n));
 #if defined(__AVX512F__)
     return (Floats)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
@@ -383,9 +406,15 @@ struct Elementary<FASTLOSS_ISA::Floats> {
 
   // log(1 + x) for x in [-1/2, 1]: 2 atanh(s) with s = x / (2 + x), |s| <= 1/3, an odd polynomial (relative error 4e-9,
   // fitted).
-  static FASTLOSS_INLINE Floats log1p_unit(Floats x) {
-    using namespace FASTLOSS_ISA;
-    Floats s = x / (x + 2.0f), t = s * s;
+  static FASTLOSS_INLINE Floats log1p_unit(Floats x) { return twice_atanh(x / (x + 2.0f)); }
+  // And 1 / (1 + x): a division takes as long as ten multiplications.
+  static FASTLOSS_INLINE Floats log1p_unit(Floats x, Floats& inverse) {
+    const Floats more = x + 1.0f, most = x + 2.0f, shared = 1.0f / (more * most);
+    inverse = most * shared;
+    return twice_atanh(x * more * shared);
+  }
+  static FASTLOSS_INLINE Floats twice_atanh(Floats s) {
+    Floats t = s * s;
     Floats p = t * 1.4089166994e-1f + 1.3980301479e-1f;
     p = p * t + 2.0012455134e-1f;
     p = p * t + 3.3333157341e-1f;

@@ -65,14 +65,14 @@ int run(const RowStepProblem& problem, const Device& device) {
   job.rows = job.all_rows = problem.rows;
   job.inner = problem.inner;
   job.ignore_index = problem.ignore_index;
-  const bool dense = !Loss::modulated && loss.dense(problem.soft_target.data != nullptr);
+  const bool dense = may_be_dense<Loss> && loss.dense(problem.soft_target.data != nullptr);
   switch (problem.step) {
     case RowStep::merge:
       return launch_all(step_merge_kernel<Loss, T>, job, kRowThreads, 1, dim3(kRowThreads), 1, 0, device);
     case RowStep::outputs:
       return launch_all(step_outputs_kernel<Loss, T>, job, kRowThreads, 1, dim3(kRowThreads), 1, 0, device);
     default:
-      return dense ? launch_step<Loss, T, !Loss::modulated>(job, problem.step == RowStep::gradient, device)
+      return dense ? launch_step<Loss, T, may_be_dense<Loss>>(job, problem.step == RowStep::gradient, device)
                    : launch_step<Loss, T, false>(job, problem.step == RowStep::gradient, device);
   }
 }

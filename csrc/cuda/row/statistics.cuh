@@ -113,10 +113,10 @@ GPU_INLINE Part<Loss> add_parts(Part<Loss> a, Part<Loss> b) {
   return a;
 }
 
-// Adds the classes of z and, where there are two rows, second.
+// Adds the classes of z and, where there are two rows, second. z_y: of the index target.
 template <bool kDense, class Loss, int K, class A>
-GPU_INLINE void add_to_part(const Loss& loss, Part<Loss>& part, const A (&z)[K], const A (&second)[K],
-                            const A (&q)[K]) {
+GPU_INLINE void add_to_part(const Loss& loss, Part<Loss>& part, const A (&z)[K], const A (&second)[K], const A (&q)[K],
+                            A z_y) {
   using P = Part<Loss>;
   A max = part.number[P::kMax], second_max = Loss::two_rows ? part.number[Loss::two_rows ? P::kSecondMax : 0] : max;
 #pragma unroll
@@ -129,6 +129,7 @@ GPU_INLINE void add_to_part(const Loss& loss, Part<Loss>& part, const A (&z)[K],
   for (int j = 0; j < K; ++j) {
     RowClass<A> c = {};
     c.z = z[j];
+    c.z_y = z_y;
     c.from_max = z[j] - max;
     c.p = math::exp(c.from_max);
     part.number[P::kSum] += c.p;
@@ -298,7 +299,7 @@ __global__ void __launch_bounds__(kMaxThreads<Team, kDense>, kResidentBlocks<Tea
         if constexpr (Loss::two_rows) second[j] = job.loss.logit(second[j]);
         if constexpr (Loss::margin) z[j] = first + j == target.index ? z_y : z[j];
       }
-      add_to_part<kDense>(job.loss, part, z, second, q);
+      add_to_part<kDense>(job.loss, part, z, second, q, z_y);
     };
     traverse<in_flight<kDense, kAligned, false>()>(Stretch<T>(slice.logits, slice.count), team, load, use);
   });
@@ -369,7 +370,7 @@ __global__ void __launch_bounds__(kColumns* kMaxParts, sizeof(T) == 8 ? 1 : 3)
       if constexpr (Loss::margin) z[j] = first + j * int(blockDim.y) == target.index ? z_y : z[j];
     }
     if constexpr (kDense) strided_masses(job, first, t, q);
-    add_to_part<kDense>(job.loss, part, z, z_second, q);
+    add_to_part<kDense>(job.loss, part, z, z_second, q, z_y);
   };
   traverse_column<T>(target.counted ? job.classes : 0, logits, soft, add, add);
   SHARED(of_part, Part<Loss>[kMaxParts][kColumns]);

@@ -9,6 +9,10 @@ namespace fastloss {
 // A kind of preference loss is a function of the rewards of a pair: of their margin m = chosen - rejected alone, or of
 // both.
 
+struct PairOptions {
+  double beta, label_smoothing, tau;  // the last of DiscoPOP
+};
+
 template <class V>
 struct PairLoss {
   V loss, by_chosen, by_rejected;
@@ -23,7 +27,8 @@ FASTLOSS_INLINE PairLoss<V> of_margin(V loss, V slope) {
 template <class A>
 struct SigmoidKind {
   A keep, flip;
-  FASTLOSS_INLINE SigmoidKind(double, double smoothing) : keep(A(1.0 - smoothing)), flip(A(smoothing)) {}
+  FASTLOSS_INLINE explicit SigmoidKind(const PairOptions& o)
+      : keep(A(1.0 - o.label_smoothing)), flip(A(o.label_smoothing)) {}
 
   template <class V>
   FASTLOSS_INLINE PairLoss<V> operator()(V chosen, V rejected) const {
@@ -37,16 +42,16 @@ struct SigmoidKind {
 // the same, corrected so that flipped labels leave its expectation unchanged
 template <class A>
 struct RobustKind : SigmoidKind<A> {
-  FASTLOSS_INLINE RobustKind(double beta, double smoothing) : SigmoidKind<A>(beta, smoothing) {
-    this->keep = A((1.0 - smoothing) / (1.0 - 2.0 * smoothing));
-    this->flip = A(-smoothing / (1.0 - 2.0 * smoothing));
+  FASTLOSS_INLINE explicit RobustKind(const PairOptions& o) : SigmoidKind<A>(o) {
+    this->keep = A((1.0 - o.label_smoothing) / (1.0 - 2.0 * o.label_smoothing));
+    this->flip = A(-o.label_smoothing / (1.0 - 2.0 * o.label_smoothing));
   }
 };
 
 // max(0, 1 - m)
 template <class A>
 struct HingeKind {
-  FASTLOSS_INLINE HingeKind(double, double) {}
+  FASTLOSS_INLINE explicit HingeKind(const PairOptions&) {}
 
   template <class V>
   FASTLOSS_INLINE PairLoss<V> operator()(V chosen, V rejected) const {
@@ -60,7 +65,7 @@ struct HingeKind {
 template <class A>
 struct IpoKind {
   A inverse;
-  FASTLOSS_INLINE IpoKind(double beta, double) : inverse(A(1.0 / beta)) {}
+  FASTLOSS_INLINE explicit IpoKind(const PairOptions& o) : inverse(A(1.0 / o.beta)) {}
 
   template <class V>
   FASTLOSS_INLINE PairLoss<V> operator()(V chosen, V rejected) const {
@@ -73,8 +78,8 @@ struct IpoKind {
 template <class A>
 struct ExoKind {
   A log_keep, log_flip;
-  FASTLOSS_INLINE ExoKind(double, double smoothing)
-      : log_keep(A(math::log1p(-smoothing))), log_flip(A(math::log(smoothing))) {}
+  FASTLOSS_INLINE explicit ExoKind(const PairOptions& o)
+      : log_keep(A(math::log1p(-o.label_smoothing))), log_flip(A(math::log(o.label_smoothing))) {}
 
   template <class V>
   FASTLOSS_INLINE PairLoss<V> operator()(V chosen, V rejected) const {
@@ -88,7 +93,7 @@ struct ExoKind {
 // -log s(chosen) - (log s(-chosen) + log s(-rejected)) / 2
 template <class A>
 struct NcaKind {
-  FASTLOSS_INLINE NcaKind(double, double) {}
+  FASTLOSS_INLINE explicit NcaKind(const PairOptions&) {}
 
   template <class V>
   FASTLOSS_INLINE PairLoss<V> operator()(V chosen, V rejected) const {
@@ -101,7 +106,7 @@ struct NcaKind {
 // 1 - s(chosen) + s(rejected)
 template <class A>
 struct ApoZeroKind {
-  FASTLOSS_INLINE ApoZeroKind(double, double) {}
+  FASTLOSS_INLINE explicit ApoZeroKind(const PairOptions&) {}
 
   template <class V>
   FASTLOSS_INLINE PairLoss<V> operator()(V chosen, V rejected) const {
@@ -113,7 +118,7 @@ struct ApoZeroKind {
 // s(chosen) + 1 - s(m)
 template <class A>
 struct ApoDownKind {
-  FASTLOSS_INLINE ApoDownKind(double, double) {}
+  FASTLOSS_INLINE explicit ApoDownKind(const PairOptions&) {}
 
   template <class V>
   FASTLOSS_INLINE PairLoss<V> operator()(V chosen, V rejected) const {
@@ -128,7 +133,7 @@ struct ApoDownKind {
 template <class A>
 struct SppoKind {
   A inverse;
-  FASTLOSS_INLINE SppoKind(double beta, double) : inverse(A(1.0 / beta)) {}
+  FASTLOSS_INLINE explicit SppoKind(const PairOptions& o) : inverse(A(1.0 / o.beta)) {}
 
   template <class V>
   FASTLOSS_INLINE PairLoss<V> operator()(V chosen, V rejected) const {
@@ -137,14 +142,44 @@ struct SppoKind {
   }
 };
 
+// -log s(chosen) - log s(-rejected)
+template <class A>
+struct BcoKind {
+  FASTLOSS_INLINE explicit BcoKind(const PairOptions&) {}
+
+  template <class V>
+  FASTLOSS_INLINE PairLoss<V> operator()(V chosen, V rejected) const {
+    const math::Sigmoid<V> c = math::sigmoids(chosen), r = math::sigmoids(rejected);
+    return {V(-c.log_value - r.log_complement), V(-c.complement), r.value};
+  }
+};
+
+// -log s(m) (1 - g) + exp(-m) g, with g = s(m / tau)
+template <class A>
+struct DiscoPopKind {
+  A inverse;
+  FASTLOSS_INLINE explicit DiscoPopKind(const PairOptions& o) : inverse(A(1.0 / o.tau)) {}
+
+  template <class V>
+  FASTLOSS_INLINE PairLoss<V> operator()(V chosen, V rejected) const {
+    const V margin = chosen - rejected;
+    const math::Sigmoid<V> s = math::sigmoids(margin), g = math::sigmoids(V(margin * inverse));
+    const V tail = math::exp(V(g.log_value - margin));  // exp(-m) alone overflows where its weight is 0
+    const V steep = inverse * g.complement;
+    return of_margin(V(tail - s.log_value * g.complement),
+                     V(tail * (steep - A(1)) - s.complement * g.complement + s.log_value * g.value * steep));
+  }
+};
+
 // reward = beta (logp - reference logp). Policy's chosen and rejected, reference's chosen and rejected.
 template <class Accumulator, template <class> class Kind>
-struct Dpo : PointwiseLoss<4, 2, 4> {  // beta, label_smoothing
+struct Dpo : PointwiseLoss<4, 3, 4> {  // beta, label_smoothing, discopop_tau
   using A = Accumulator;
   A beta;
   Kind<A> kind;
 
-  FASTLOSS_INLINE explicit Dpo(const double* parameters) : beta(A(parameters[0])), kind(parameters[0], parameters[1]) {}
+  FASTLOSS_INLINE explicit Dpo(const double* parameters)
+      : beta(A(parameters[0])), kind(PairOptions{parameters[0], parameters[1], parameters[2]}) {}
 
   template <class V>
   FASTLOSS_INLINE Element<V, 4, 4> operator()(const V (&x)[4]) const {
@@ -158,6 +193,24 @@ struct Dpo : PointwiseLoss<4, 2, 4> {  // beta, label_smoothing
     return e;
   }
 };
+
+// The likelihood of the chosen sequence alone.
+template <class Accumulator>
+struct DpoSft : PointwiseLoss<4, 3, 4> {
+  using A = Accumulator;
+  A beta;
+
+  FASTLOSS_INLINE explicit DpoSft(const double* parameters) : beta(A(parameters[0])) {}
+
+  template <class V>
+  FASTLOSS_INLINE Element<V, 4, 4> operator()(const V (&x)[4]) const {
+    Element<V, 4, 4> e;
+    e.loss = -x[0];
+    e.derivative[0] = V{} - A(1);
+    log_rewards(e, V(beta * (x[0] - x[2])), V(beta * (x[1] - x[3])));
+    return e;
+  }
+};
 // clang-format off
 template <class A> using DpoSigmoid = Dpo<A, SigmoidKind>;
 template <class A> using DpoRobust = Dpo<A, RobustKind>;
@@ -168,6 +221,8 @@ template <class A> using DpoNca = Dpo<A, NcaKind>;
 template <class A> using DpoApoZero = Dpo<A, ApoZeroKind>;
 template <class A> using DpoApoDown = Dpo<A, ApoDownKind>;
 template <class A> using DpoSppo = Dpo<A, SppoKind>;
+template <class A> using DpoBco = Dpo<A, BcoKind>;
+template <class A> using DpoDiscoPop = Dpo<A, DiscoPopKind>;
 // clang-format on
 
 // reward = beta * mean logp; the chosen one is to be larger by gamma.
@@ -178,7 +233,7 @@ struct SimPo : PointwiseLoss<2, 3, 4> {  // beta, gamma, label_smoothing
   Kind<A> kind;
 
   FASTLOSS_INLINE explicit SimPo(const double* parameters)
-      : beta(A(parameters[0])), gamma(A(parameters[1])), kind(parameters[0], parameters[2]) {}
+      : beta(A(parameters[0])), gamma(A(parameters[1])), kind(PairOptions{parameters[0], parameters[2], 0.0}) {}
 
   template <class V>
   FASTLOSS_INLINE Element<V, 2, 4> operator()(const V (&x)[2]) const {
@@ -205,7 +260,7 @@ struct Cpo : PointwiseLoss<2, 3, 6> {  // beta, label_smoothing, alpha
   Kind<A> kind;
 
   FASTLOSS_INLINE explicit Cpo(const double* parameters)
-      : beta(A(parameters[0])), alpha(A(parameters[2])), kind(parameters[0], parameters[1]) {}
+      : beta(A(parameters[0])), alpha(A(parameters[2])), kind(PairOptions{parameters[0], parameters[1], 0.0}) {}
 
   enum { kPreferenceLoss = kRewardMetrics, kNllLoss };
   static constexpr MetricKind metric_kind(int index) { return index < kRewardMetrics ? kMeanMetric : kPartMetric; }
@@ -321,6 +376,9 @@ template <class A> using KtoApoZero = Kto<A, false>;
   LOSS(dpo_loss_apo_zero, DpoApoZero)             \
   LOSS(dpo_loss_apo_down, DpoApoDown)             \
   LOSS(dpo_loss_sppo_hard, DpoSppo)               \
+  LOSS(dpo_loss_bco_pair, DpoBco)                 \
+  LOSS(dpo_loss_discopop, DpoDiscoPop)            \
+  LOSS(dpo_loss_sft, DpoSft)                      \
   LOSS(simpo_loss_sigmoid, SimPoSigmoid)          \
   LOSS(simpo_loss_hinge, SimPoHinge)              \
   LOSS(cpo_loss_sigmoid, CpoSigmoid)              \

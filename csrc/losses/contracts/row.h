@@ -39,7 +39,8 @@
 //   no
 //                                gradient and is no target: the functor meets it as second_from_max, second_p
 //   int sums                     sums of the functor's own over the classes:
-//     void terms(const RowClass<V>&, V (&)[sums])            what a class adds to each
+//     void terms(const RowClass<V>&, V (&)[sums])            what a class adds to each; a sum that depends on z_y is
+//                                                            of whole rows only
 //     static void rebase(V (&)[sums], const RowShift<V>&)    takes them to another maximum
 //   bool plain = false           no finish(): the row gives `outputs` numbers, each with an upstream gradient of its
 //   own
@@ -120,6 +121,10 @@ constexpr int row_statistics = kRowOwn + (Loss::two_rows ? 2 : 0) + Loss::sums;
 template <class Loss>
 constexpr int own_sums = Loss::sums > 0 ? Loss::sums : 1;  // an array of none is not C++
 
+// Can the target distribution be spread over the classes? Only of what is a plain loss.
+template <class Loss>
+constexpr bool may_be_dense = Loss::plain && !Loss::modulated;
+
 // The statistics of a row, of A or of a vector of it: V. `mass` and `linear` without the index target's share.
 template <class Loss, class V>
 struct RowTotals : RowSums<V> {
@@ -150,6 +155,7 @@ struct RowTotals : RowSums<V> {
 template <class V>
 struct RowClass {
   V z;                          // of a margin, the target's is target_logit's
+  V z_y;                        // in terms(): of the index target; 0 where it is no class of this slice
   V from_max, p;                // z - max, and exp of it over the sum
   V mass;                       // q_j, the index target's share included in gradient()
   V second_from_max, second_p;  // of the second row

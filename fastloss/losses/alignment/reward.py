@@ -9,14 +9,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.core.arguments import Hyper
+from fastloss.core.composite import composite, elements, present
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype
 from fastloss.core.metrics import REWARD_METRICS, Batch, Metrics, counted, detached
 from fastloss.skeletons.pointwise import Pointwise
 
-__all__ = ["kl_penalty", "reward_model_loss"]
+__all__ = ["kl_penalty", "reward_model_loss", "rlhf_loss"]
 
 _KINDS = ("k1", "k2", "k3", "abs")
+
+
+def kl_estimate(difference: Tensor, kind: str, log_ratio_clamp: float) -> Tensor:
+    """From the logarithm of the ratio of policy and reference."""
+    if kind == "k1":
+        return difference
+    if kind == "k2":
+        return 0.5 * difference.square()
+    if kind == "k3":
+        clamped = (-difference).clamp(-log_ratio_clamp, log_ratio_clamp)
+        return torch.expm1(clamped) - clamped
+    return difference.abs()
 
 
 @fused(
@@ -88,16 +101,7 @@ def kl_penalty(
         raise ValueError(f"log_ratio_clamp must be positive, got {log_ratio_clamp}")
     dtype = result_dtype(logp, ref_logp)
     logp, ref_logp = counted(mask, logp, detached(ref_logp))
-    difference = logp - ref_logp
-    if kind == "k1":
-        losses = difference
-    elif kind == "k2":
-        losses = 0.5 * difference.square()
-    elif kind == "k3":
-        clamped = (-difference).clamp(-log_ratio_clamp, log_ratio_clamp)
-        losses = torch.expm1(clamped) - clamped
-    else:
-        losses = difference.abs()
+    losses = kl_estimate(logp - ref_logp, kind, log_ratio_clamp)
     return Batch(losses, aggregation, mask, normalizer, dtype).loss()
 
 
@@ -172,3 +176,62 @@ def reward_model_loss(
         "ranking_loss": batch.part(ranking),
         "center_loss": batch.part(center),
     }
+
+
+@composite()
+def rlhf_loss(
+    logp: Tensor,
+    ref_logp: Tensor,
+    rewards: Tensor,
+    *,
+    beta: float = 0.1,
+    reduction: str = "mean",
+    mask: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    return_terms: bool = False,
+) -> Tensor | tuple[Tensor, Metrics]:
+    r"""Minus the reward of sampled answers, less the distance to a reference policy; its gradient is the policy's.
+
+    .. math::
+        \ell = -\bigl(r - \beta d\bigr)\,\frac{\pi}{\mathrm{sg}(\pi)}, \qquad
+        d = \mathrm{sg}\bigl(\log\pi - \log\pi_{ref}\bigr)
+
+    The quotient is 1; its gradient is that of the log-probability. Over answers of the policy itself, the expected
+    gradient is that of :math:`-E[r] + \beta\,\mathrm{KL}(\pi \| \pi_{ref})`. ``ref_logp`` and ``rewards`` are
+    constants; a baseline that is subtracted from the rewards changes no expected gradient.
+
+    Args:
+        logp: log-probabilities of whole answers under the policy.
+        ref_logp: under the reference policy.
+        rewards: r, of a reward model.
+        beta: how far the policy may go from the reference.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``, over the answers.
+        mask: broadcasts to the losses; 0 takes one out, whatever it holds. Other values weight it.
+        normalizer: the denominator of the mean, instead of the sum of the mask: a number or a 0-d tensor.
+        return_terms: also return the two parts.
+
+    Shape:
+        - logp, ref_logp, rewards: any, and the same
+        - output: as logp for ``"none"``, else ()
+
+    Returns:
+        The loss, in the dtype that torch promotes the operands to (float32 under autocast); with ``return_terms``,
+        (loss, terms): ``reward`` and ``kl``, the estimate d.
+
+    Raises:
+        ValueError: shapes that differ.
+
+    Source:
+        Ziegler et al. 2019, arXiv:1909.08593; Ouyang et al. 2022, arXiv:2203.02155, without its clipping.
+
+    Example:
+        >>> rlhf_loss(torch.tensor([-1.0]), torch.tensor([-3.0]), torch.tensor([2.0]), beta=0.5).item()
+        -1.0
+    """
+    if not logp.shape == ref_logp.shape == rewards.shape:
+        raise ValueError(
+            f"logp {tuple(logp.shape)}, ref_logp {tuple(ref_logp.shape)} and rewards {tuple(rewards.shape)} differ"
+        )
+    logp, ref_logp, rewards = present(logp.shape, mask, normalizer, logp, ref_logp.detach(), rewards.detach())
+    distance = logp.detach() - ref_logp
+    return elements(-(rewards - beta * distance) * (logp - logp.detach()).exp(), {"reward": rewards, "kl": distance})

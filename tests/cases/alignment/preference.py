@@ -15,14 +15,26 @@ SHAPE = (7, 37)
 # ------------------------------------------------------------------------------------------ arguments
 
 
-def _pairs(generator: torch.Generator, shape: Shape) -> Arguments:
+def _pairs(generator: torch.Generator, shape: Shape, spread: float = 4.0) -> Arguments:
     chosen, rejected = 10 * log_probabilities(generator, shape), 10 * log_probabilities(generator, shape)
     return {
         "policy_chosen_logps": chosen,
         "policy_rejected_logps": rejected,
-        "reference_chosen_logps": chosen + normal(generator, *shape, scale=4.0),
-        "reference_rejected_logps": rejected + normal(generator, *shape, scale=4.0),
+        "reference_chosen_logps": chosen + normal(generator, *shape, scale=spread),
+        "reference_rejected_logps": rejected + normal(generator, *shape, scale=spread),
     }
+
+
+def _near_pairs(generator: torch.Generator, shape: Shape) -> Arguments:
+    """Whose scores of the forward KL, which grow exponentially, fit into halves."""
+    return _pairs(generator, shape, 1.0)
+
+
+def _pairs_and_lengths(generator: torch.Generator, shape: Shape) -> Arguments:
+    lengths = {
+        name: torch.randint(1, 30, shape, generator=generator) for name in ("chosen_lengths", "rejected_lengths")
+    }
+    return {**_pairs(generator, shape), **lengths}
 
 
 def _averages(generator: torch.Generator, shape: Shape) -> Arguments:
@@ -58,11 +70,32 @@ def _dpo(
     policy_rejected_logps: Tensor,
     reference_chosen_logps: Tensor,
     reference_rejected_logps: Tensor,
+    chosen_lengths: Tensor | float = 1.0,
+    rejected_lengths: Tensor | float = 1.0,
     beta: float = 0.1,
     label_smoothing: float = 0.0,
     loss_type: str = "sigmoid",
+    f_divergence: str = "reverse_kl",
+    f_alpha: float = 0.5,
+    discopop_tau: float = 0.05,
 ) -> Tensor:
+    if loss_type == "sft":
+        return -policy_chosen_logps
     c, r = policy_chosen_logps - reference_chosen_logps, policy_rejected_logps - reference_rejected_logps
+    if loss_type == "aot":
+        c, r = (policy_chosen_logps - policy_rejected_logps), (reference_chosen_logps - reference_rejected_logps)
+    if loss_type.startswith("aot"):
+        shape = c.shape
+        c, r = (torch.sort(x.flatten()).values.view(shape) for x in (c, r))
+        loss_type = "sigmoid"
+    slope = {  # f' of the divergence
+        "reverse_kl": lambda d: d,
+        "forward_kl": lambda d: 1 - 1 / d.exp(),
+        "js": lambda d: (2 * d.exp() / (1 + d.exp())).log(),
+        "alpha": lambda d: (d.exp() ** (f_alpha - 1) - 1) / (f_alpha - 1),
+    }[f_divergence]
+    c, r = slope(c) / chosen_lengths, slope(r) / rejected_lengths
+    loss_type = loss_type.removesuffix("_norm")
     right, wrong = sigmoid(beta * (c - r)), sigmoid(beta * (r - c))
     e = label_smoothing or (1e-3 if loss_type == "exo_pair" else 0.0)
     if loss_type == "sigmoid":
@@ -75,6 +108,11 @@ def _dpo(
         return (c - r - 1 / (2 * beta)) ** 2
     if loss_type == "exo_pair":
         return right * (right / (1 - e)).log() + wrong * (wrong / e).log()
+    if loss_type == "bco_pair":
+        return -sigmoid(beta * c).log() - sigmoid(-beta * r).log()
+    if loss_type == "discopop":
+        gate = sigmoid(beta * (c - r) / discopop_tau)
+        return -right.log() * (1 - gate) + (-beta * (c - r)).exp() * gate
     if loss_type == "nca_pair":
         return -sigmoid(beta * c).log() - 0.5 * sigmoid(-beta * c).log() - 0.5 * sigmoid(-beta * r).log()
     if loss_type == "apo_zero":
@@ -154,10 +192,10 @@ def _case(
     )  # fmt: skip
 
 
-def _dpo_case(loss_type: str, twice: bool = True, **options: Any) -> Case:
+def _dpo_case(loss_type: str, twice: bool = True, build: Build = _pairs, **options: Any) -> Case:
     variant = ", ".join([loss_type, *(f"{key} {value}" for key, value in options.items())])
-    names = ("policy_chosen_logps", "policy_rejected_logps")
-    return _case("dpo_loss", variant, _pairs, names, _dpo, twice, loss_type=loss_type, **options)
+    names = ("policy_chosen_logps", "policy_rejected_logps")[: 1 if loss_type == "sft" else 2]
+    return _case("dpo_loss", variant, build, names, _dpo, twice, loss_type=loss_type, **options)
 
 
 def _simpo_case(variant: str = "", twice: bool = True, **options: Any) -> Case:
@@ -191,6 +229,15 @@ CASES = [
     _dpo_case("apo_zero"),
     _dpo_case("apo_down"),
     _dpo_case("sppo_hard"),
+    _dpo_case("bco_pair"),
+    _dpo_case("discopop", discopop_tau=0.5),
+    _dpo_case("sft", twice=False),
+    _dpo_case("sigmoid_norm", build=_pairs_and_lengths, beta=2.0, f_divergence="js"),
+    _dpo_case("ipo_norm", build=_pairs_and_lengths),
+    _dpo_case("aot", label_smoothing=0.1),
+    _dpo_case("aot_unpaired"),
+    _dpo_case("sigmoid", f_divergence="alpha", f_alpha=0.7),
+    _dpo_case("hinge", twice=False, build=_near_pairs, f_divergence="forward_kl"),
     _simpo_case(),
     _simpo_case("smoothed", gamma=0.3, label_smoothing=0.1),
     _simpo_case("hinge", twice=False, loss_type="hinge"),

@@ -57,7 +57,22 @@ def _kl_case(kind: str, twice: bool, **options: Any) -> Case:
     )  # fmt: skip
 
 
+def _sampled(generator: torch.Generator, shape: Shape) -> Arguments:
+    return {**_near_reference(0.3)(generator, shape), "rewards": normal(generator, *shape, shift=2.0)}
+
+
 CASES = [
+    Case(
+        "alignment.rlhf_loss",
+        _sampled,
+        SHAPE,
+        ("logp",),
+        options={"beta": 0.3},
+        optional=MASKED,
+        magnitude=8.0,
+        oracle=lambda logp, ref_logp, rewards, beta: beta * (logp - ref_logp) - rewards,
+        derivative=False,  # the gradient is that of an expectation: see oracles/test_reinforcement.py
+    ),
     _reward_case(),
     _reward_case("margin and center", _rewards_and_margin, center_coefficient=0.01),
     _kl_case("k1", twice=False),

@@ -34,6 +34,10 @@ AVERAGES = {"chosen_avg_logps": (-700.0, *LOGPS, -1e-9), "rejected_avg_logps": (
 SEQUENCES = {"chosen_logps": AVERAGES["chosen_avg_logps"], "rejected_logps": AVERAGES["rejected_avg_logps"]}
 REWARDS = {"chosen_rewards": (-800.0, *SIGNED, 800.0), "rejected_rewards": SIGNED, "margin": (0.0, 1.0)}
 UNPAIRED = {"policy_logps": FAR_LOGPS, "reference_logps": (-30.0, -1.0), "desirable": (0.0, 1.0), "kl": (-1.0, 0.5)}
+TOKENS = {"logp": (-30.0, -1.0, -0.8, -1e-3), "old_logp": (-30.0, -1.0, -1e-3), "advantages": (-2.0, 0.0, 1.0)}
+REFERRED = {**TOKENS, "ref_logp": (-31.0, -1.0), "entropy": (0.5,), "sampling_weights": (0.0, 1.3)}
+OF_SEQUENCE = {**TOKENS, "ref_logp": (-1.0,), "sequence_log_ratio": (-30.0, -0.3, 0.0, 0.25, 30.0)}
+SELECTED = {**TOKENS, "selected": (1.0, 0.0)}
 SMOOTHED = ("sigmoid", "robust", "exo_pair")
 
 CASES: list[tuple[Any, dict[str, tuple[float, ...]], dict[str, Any]]] = [
@@ -53,8 +57,25 @@ CASES: list[tuple[Any, dict[str, tuple[float, ...]], dict[str, Any]]] = [
     *[(alignment.kl_penalty, KL, {"kind": kind}) for kind in ("k1", "k2", "k3", "abs")],
     (alignment.kl_penalty, KL, {"kind": "k3", "log_ratio_clamp": 0.5}),
     *[
+        (alignment.grpo_loss, REFERRED, {"beta": 0.3, "entropy_coefficient": 0.1, "kl_kind": kind, **options})
+        for kind in ("k1", "k2", "k3", "abs", "k1+", "k2+", "k3+", "abs+")
+        for options in ({"delta": 1.3}, {"kl_bias_correction": True, "log_ratio_clamp": 0.15})
+    ],
+    *[
+        (alignment.grpo_loss, OF_SEQUENCE, {"loss_type": name, "beta": 0.3, "kl_bias_correction": True, "clip": 0.25})
+        for name in ("gspo", "gmpo", "vespo")
+    ],
+    *[
+        (alignment.grpo_loss, TOKENS, {"loss_type": name, "clip": 0.1, "clip_high": high})
+        for name in ("cispo", "cispo_absolute", "sapo", "dppo_tv", "dppo_kl", "gpg", "dro")
+        for high in (0.05, 1.5)
+    ],
+    *[(alignment.grpo_loss, SELECTED, {"loss_type": name}) for name in ("clip_cov", "kl_cov")],
+    *[
         (alignment.dpo_loss, PAIRS, {"loss_type": loss_type, "beta": beta, "label_smoothing": smoothing})
-        for loss_type in (*SMOOTHED, "hinge", "ipo", "nca_pair", "apo_zero", "apo_down", "sppo_hard")
+        for loss_type in (
+            *SMOOTHED, "hinge", "ipo", "nca_pair", "apo_zero", "apo_down", "sppo_hard", "bco_pair", "discopop", "sft",
+        )
         for beta in (0.1, 1.0)
         for smoothing in ((0.0, 0.2) if loss_type in SMOOTHED else (0.0,))
     ],
@@ -97,7 +118,8 @@ def functor(loss: Any, operands: dict[str, Tensor], options: dict[str, Any]) -> 
         arguments = fused.prepare(arguments)
     parameters = fused.signature.parameter_values(arguments)
     assert not isinstance(parameters, Refused), parameters
-    rows = zip(*(operands[name].tolist() for name in fused.operands), strict=True)
+    missing = {name: torch.full_like(next(iter(operands.values())), number) for name, number in fused.fill.items()}
+    rows = zip(*({**missing, **operands}[name].tolist() for name in fused.operands), strict=True)
     results = [host.evaluate_pointwise(fused.kernel_name(arguments), list(row), parameters) for row in rows]
     return tuple(torch.tensor([result[k] for result in results], dtype=torch.float64) for k in range(3))
 
@@ -125,16 +147,25 @@ def test_random_operands(loss, values, options):
     for name, x in operands.items():
         if "logp" in name:
             operands[name] = -x.abs()
-        elif name == "desirable":
+        elif name in CONDITIONS:
             operands[name] = (x > 0).double()
     check(loss, operands, options)
+
+
+# What a formula does not look at, by its type; and what is a condition in all.
+UNSEEN = {
+    "apo_zero_unpaired": ("kl",),
+    "sft": ("policy_rejected_logps", "reference_chosen_logps", "reference_rejected_logps"),
+    **dict.fromkeys(("gspo", "gmpo", "vespo", "gpg"), ("old_logp",)),
+}
+CONDITIONS = ("desirable", "selected")
 
 
 @pytest.mark.parametrize(("loss", "values", "options"), CASES, ids=name_of)
 def test_nan_is_not_swallowed(loss, values, options):
     middle = {name: torch.tensor([v[len(v) // 2]], dtype=torch.float64) for name, v in values.items()}
     for name in values:
-        if name == "desirable" or (name == "kl" and options.get("loss_type") == "apo_zero_unpaired"):
+        if name in (*CONDITIONS, *UNSEEN.get(options.get("loss_type"), ())):
             continue
         value, _, _ = functor(loss, {**middle, name: torch.full((1,), math.nan, dtype=torch.float64)}, options)
         assert value.isnan().all(), name

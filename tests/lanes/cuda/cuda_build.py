@@ -93,14 +93,16 @@ COMPILED = {
     "row_statistics": Source(KERNELS / "row/statistics.cu"),
     "scale": Source(KERNELS / "scale.cu"),
     "outer": Source(KERNELS / "outer.cu"),
+    "scan": Source(KERNELS / "scan.cu"),
     "pointwise": Source(KERNELS / "pointwise/pointwise.cu"),
     **{f"pointwise_{name}": family(name) for name in FAMILIES},
 }
 POINTWISE = [name for name in COMPILED if name.startswith("pointwise")]
-STEPS_OF_ROWS = Source(KERNELS / "row/statistics.cu", ("FASTLOSS_MORE_ROW_LOSSES",))  # with the losses of the tests
+STEPS_OF_ROWS = Source(KERNELS / "row/statistics.cu")
 SOURCES = {
     "kernels": [*(COMPILED[name] for name in ("row", "scale", "outer")), STEPS_OF_ROWS],
     "pointwise": [*(COMPILED[name] for name in POINTWISE), Source(HERE / "kernels/evaluate.cu")],
+    "scan": [COMPILED["scan"]],
     "selftest": [Source(HERE / "kernels/selftest.cu")],
     "bugs": [Source(HERE / "kernels/bugs.cu")],
 }

@@ -37,6 +37,8 @@ SCHEMAS = [
     f"pointwise_backward(Tensor upstream, {POINTWISE}) -> Tensor[]",
     "outer(Tensor source, Tensor target, Tensor[] operands, Tensor? row_factor, str loss, float[] parameters, "
     "float factor, bool reduce, bool wanted) -> (Tensor, Tensor)",
+    "scan(Tensor[] operands, float[] constants, int present, Tensor? terminated, Tensor? truncated, Tensor? there, "
+    "Tensor? starts, str loss, float[] parameters, int time_dim, bool reverse, int outputs, int output) -> Tensor[]",
 ]
 PLAIN = [0.0, 0.0, 0.0, 1.0]
 
@@ -190,26 +192,50 @@ def check_pairs() -> None:
                 torch.ops.fastloss.outer(*(change.get(i, argument) for i, argument in enumerate(how)), True, True)
 
 
+def check_scans() -> None:
+    """A linear recurrence by its loop, and the calls that are refused."""
+    x, a = torch.randn(6, 5), torch.rand(6, 5)
+    how = ([x, a], [0.0, 0.0], 3, None, None, None, None, "linear_scan", [], 0, True, 1, 0)
+    (found,) = torch.ops.fastloss.scan(*how)
+    y = torch.zeros(5)
+    for t in reversed(range(6)):
+        y = x[t] + a[t] * y
+        torch.testing.assert_close(found[t], y)
+    for change, message in [
+        ({7: "unheard_of"}, "no such loss"),
+        ({8: [1.0]}, "wrong number of parameters"),
+        ({1: [0.0]}, "wrong number of operands"),
+        ({0: [x, a[:2]]}, "one shape"),
+        ({0: [x.long(), a]}, "floating-point"),
+        ({3: x}, "boolean"),
+        ({6: torch.zeros(3)}, "int64"),
+        ({9: 2}, "outer, steps, inner"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            torch.ops.fastloss.scan(*(change.get(i, argument) for i, argument in enumerate(how)))
+
+
 def check_steps_of_other_losses() -> None:
-    """Several outputs and a second row of logits, of the losses in tests/skeletons/more_row_losses.h."""
+    """Several outputs, and a second row of logits."""
     ops, x, other, target = torch.ops.fastloss, torch.randn(4, 30), torch.randn(4, 30), torch.arange(4)
     how = ([1.0], -100, 0, 30)
-    statistics = ops.row_statistics(x, None, target, None, "three_outputs", *how)
-    outputs = ops.row_outputs(statistics, target, "three_outputs", [1.0], -100, 30)
-    assert outputs.shape == (3, 4)
+    numbers = ([1.0, 0.0, 1.0], *how[1:])
+    statistics = ops.row_statistics(x, None, target, None, "log_softmax_and_entropy", *numbers)
+    outputs = ops.row_outputs(statistics, target, "log_softmax_and_entropy", numbers[0], -100, 30)
+    assert outputs.shape == (9, 4)
     torch.testing.assert_close(outputs[0], -F.cross_entropy(x, target, reduction="none"))
     torch.testing.assert_close(outputs[2], x.logsumexp(1))
-    statistics = ops.row_statistics(x, other, None, None, "two_rows", *how)
+    statistics = ops.row_statistics(x, other, None, None, "forward_kl", *how)
     leaf = x.clone().requires_grad_()
     expected = F.kl_div(leaf.log_softmax(1), other.softmax(1), reduction="none").sum(1)
-    outputs = ops.row_outputs(statistics, None, "two_rows", [1.0], -100, 30)
+    outputs = ops.row_outputs(statistics, None, "forward_kl", [1.0], -100, 30)
     torch.testing.assert_close(outputs[0], expected.detach())
-    gradient = ops.row_gradient(torch.ones(1, 4), statistics, x, other, None, None, "two_rows", *how)
+    gradient = ops.row_gradient(torch.ones(1, 4), statistics, x, other, None, None, "forward_kl", *how)
     torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), leaf)[0])
     for arguments, message in [
-        ((x, None, target, None, "two_rows", *how), "has a second row"),
-        ((x, other, target, None, "three_outputs", *how), "has no second row"),
-        ((x, other[:, :7], None, None, "two_rows", *how), "the shape and the dtype of the logits"),
+        ((x, None, target, None, "forward_kl", *how), "has a second row"),
+        ((x, other, target, None, "log_softmax_and_entropy", *numbers), "has no second row"),
+        ((x, other[:, :7], None, None, "forward_kl", *how), "the shape and the dtype of the logits"),
     ]:
         with pytest.raises(RuntimeError, match=message):
             ops.row_statistics(*arguments)
@@ -243,6 +269,7 @@ def main(key: str, *libraries: str) -> None:
             with pytest.raises(RuntimeError, match=message):
                 torch.ops.fastloss.row_forward(copy, call[0], None, loss, parameters, -100, 0)
         check_pairs()
+        check_scans()
         check_steps_of_other_losses()
         print(f"{len(cases) * 4 + check_all_pointwise()} problems right")
 

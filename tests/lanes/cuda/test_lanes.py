@@ -40,6 +40,8 @@ LANES = {
         600,
         115,
     ),
+    "recurrences under ASan + UBSan": Lane("asan", ("scan",), ("test_scans.py",), 30, 40),
+    "recurrences under TSan": Lane("tsan", ("scan",), ("test_scan_races.py",), 2, 20),
     "rows and pairs under TSan": Lane(
         "tsan", ROWS, ("test_races.py", "test_pairs_races.py", "test_emulator.py", "test_planted_bugs.py"), 62, 65
     ),

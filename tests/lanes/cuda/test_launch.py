@@ -18,7 +18,7 @@ GLUE_FLAGS = [
 ]  # fmt: skip
 LIBRARIES = ["-Wl,--no-as-needed", f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}", "-ltorch_cpu", "-lc10"]
 
-OPERATORS = ("row", "pointwise", "outer", "scale")
+OPERATORS = ("row", "pointwise", "outer", "scan", "scale")
 
 
 def glue_source(name: str, *macros: str) -> cuda_build.Source:
@@ -46,7 +46,7 @@ def test_operators_on_emulated_kernels() -> None:
     command = ["g++", "-shared", "-Wl,-Bsymbolic", *GLUE_FLAGS, *LIBRARIES]
     sources = [glue_source(name, "FASTLOSS_KEY=CPU") for name in OPERATORS]
     glue = cuda_build.make("launch-on-cpu", command, [*sources, cuda_build.Source(HERE / "kernels/launch_on_cpu.cpp")])
-    kernels = [cuda_build.library(name, "plain") for name in ("kernels", "pointwise")]
+    kernels = [cuda_build.library(name, "plain") for name in ("kernels", "pointwise", "scan")]
     output = run_check("CPU", *kernels, glue)
     print(output)
     assert "28 problems right" in output
@@ -58,6 +58,7 @@ def test_operators_on_emulated_kernels() -> None:
 @pytest.mark.builds("scale", cuda_build.HOPPER)
 @pytest.mark.builds("pointwise", cuda_build.ALL_AT_ONCE)
 @pytest.mark.builds("outer", cuda_build.ALL_AT_ONCE)
+@pytest.mark.builds("scan", cuda_build.ALL_AT_ONCE)
 def test_library_for_cuda_registers(tmp_path: pathlib.Path) -> None:
     """Linked as setup.py does it where torch has no CUDA: against a stub with the soname of torch's CUDA library."""
     glue = [cuda_build.make(f"glue-{name}", ["g++", "-c", *GLUE_FLAGS], [glue_source(name)]) for name in OPERATORS]
@@ -72,10 +73,10 @@ def test_library_for_cuda_registers(tmp_path: pathlib.Path) -> None:
         *glue,
     ]
     objects += [cuda_build.library(name, cuda_build.ALL_AT_ONCE) for name in cuda_build.POINTWISE]
-    objects.append(cuda_build.library("outer", cuda_build.ALL_AT_ONCE))
+    objects += [cuda_build.library(name, cuda_build.ALL_AT_ONCE) for name in ("outer", "scan")]
     static_runtime = [f"-L{cuda_build.CUDA / 'lib64'}", "-lcudart_static", "-lpthread", "-ldl", "-lrt"]
     links = ["-Wl,--no-undefined", *LIBRARIES, f"-L{tmp_path}", "-ltorch_cuda", *static_runtime]
     subprocess.run(["g++", "-shared", *objects, *links, "-o", library], check=True)
     output = run_check("CUDA", stub, library)
     print(output)
-    assert "12 operators registered for CUDA" in output
+    assert "13 operators registered for CUDA" in output

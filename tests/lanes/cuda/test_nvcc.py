@@ -62,10 +62,16 @@ def kernels_in(log: str) -> list[Kernel]:
 @functools.cache
 def functors() -> dict[str, tuple[int, int]]:
     """Operands and metrics of the losses in csrc/losses."""
-    pattern = r"struct (\w+) : PointwiseLoss<(\d+), \d+(?:, (\d+))?>"
-    headers = (cuda_build.ROOT / "csrc/losses").rglob("*.h")
-    found = (match for header in headers for match in re.finditer(pattern, header.read_text()))
-    return {match[1]: (int(match[2]), int(match[3] or 0)) for match in found}
+    pattern = r"struct (\w+) : PointwiseLoss<(\w+), \w+(?:, (\d+))?>"
+    found = {}
+    for header in (cuda_build.ROOT / "csrc/losses").rglob("*.h"):
+        text = header.read_text()
+        for name, operands, metrics in re.findall(pattern, text):
+            if not operands.isdigit():  # the last name of an enumeration, and so the number of those before it
+                enumeration = re.search(rf"enum \w+ {{([^}}]*)\b{operands}\b", text)[1]
+                operands = re.sub(r"//.*", "", enumeration).count(",")
+            found[name] = (int(operands), int(metrics or 0))
+    return found
 
 
 def pointwise_blocks(name: str) -> int:
@@ -193,3 +199,14 @@ def test_outer_kernels() -> None:
     assert sum(k.name.startswith("outer_kernel") for k in kernels) == 4 * len(cuda_build.ARCHITECTURES)
     assert [k for k in kernels if k.spilled or k.stack] == []
     assert [k for k in kernels if k.registers > REGISTERS_PER_PROCESSOR // (8 * 128)] == []
+
+
+@pytest.mark.builds("scan", cuda_build.ALL_AT_ONCE)
+def test_scan_kernels() -> None:
+    """ptxas keeps some numbers of a loop in local memory, up to eight of four bytes, though registers are left."""
+    kernels = kernels_in(cuda_build.library("scan", cuda_build.ALL_AT_ONCE).with_suffix(".log").read_text())
+    for kernel in kernels:
+        print(f"sm_{kernel.architecture} {kernel.registers:4d} registers {kernel.spilled:4d} spilled  {kernel.name}")
+    assert {k.architecture for k in kernels} == set(cuda_build.ARCHITECTURES)
+    assert sum(k.name.startswith("scan_warp_kernel") for k in kernels) == 18 * len(cuda_build.ARCHITECTURES)
+    assert [k for k in kernels if k.spilled > 64] == []  # stores and loads

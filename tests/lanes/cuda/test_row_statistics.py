@@ -75,7 +75,7 @@ def test_steps_are_the_loss_in_cuda(dtype: torch.dtype, options: str, shape: tup
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("loss", row_steps.BODIES)
+@pytest.mark.parametrize("loss", row_steps.PARAMETERS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_outputs_margins_and_two_rows_in_cuda(dtype: torch.dtype, loss: str, shape: tuple[int, ...]) -> None:
     check(row_steps.made(loss, shape, dtype, generator(loss, shape, dtype)))
@@ -84,11 +84,11 @@ def test_outputs_margins_and_two_rows_in_cuda(dtype: torch.dtype, loss: str, sha
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 2], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_row_has_its_bits_in_every_batch_in_cuda(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    row_steps.rows_alone(operators(), row_steps.made("three_outputs", shape, dtype, generator(shape)))
+    row_steps.rows_alone(operators(), row_steps.made("log_softmax_and_entropy", shape, dtype, generator(shape)))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("loss", ["cross_entropy", "three_outputs", "two_rows"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "log_softmax_and_more", "forward_kl"])
 def test_the_same_bits_in_every_schedule(loss: str, shape: tuple[int, ...]) -> None:
     call = made(shape, torch.float32, "everything") if loss == "cross_entropy" else None
     call = call or row_steps.made(loss, shape, torch.float32, generator(loss, shape))
@@ -103,7 +103,7 @@ def test_the_same_bits_in_every_schedule(loss: str, shape: tuple[int, ...]) -> N
 
 @pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
 def test_slices_of_infinite_logits_in_cuda(shape: tuple[int, ...]) -> None:
-    for loss in ("three_outputs", "two_rows"):
+    for loss in ("log_softmax_and_entropy", "forward_kl", "reverse_kl"):
         call = row_steps.made(loss, shape, torch.float32, generator(loss, "-inf"))
         finite = shape[1] // 3
         for logits in (call.logits, call.second):

@@ -42,7 +42,7 @@ def installed() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
-coefficients, losses, math, sums, row, row_steps, pointwise, outer, similarity, scale = load(
+coefficients, losses, math, sums, row, row_steps, pointwise, outer, scan, similarity, scale = load(
     "coefficients",
     "losses",
     "math",
@@ -51,6 +51,7 @@ coefficients, losses, math, sums, row, row_steps, pointwise, outer, similarity, 
     "operators.row_steps",
     "operators.pointwise",
     "operators.outer",
+    "operators.scan",
     "operators.similarity",
     "operators.scale",
 )

@@ -119,7 +119,7 @@ def calls() -> dict[str, fastloss.skeletons.pointwise.PointwiseCall]:
         }
         with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            patch.setattr(fastloss.skeletons.pointwise, "SMALL_ON_CPU", 0)
+            patch.setattr(fastloss.core.arguments, "SMALL_ON_CPU", 0)
             _, call = case.loss.resolve((), {**made, **leaves, **case.options})
         found.setdefault(call.plan.problem.loss, call)
     return found

@@ -9,12 +9,10 @@ import zlib
 
 import pytest
 import torch
-from lanes.triton import more_row_losses
-from lanes.triton.kernels import row, row_steps
+from lanes.triton.kernels import row
 from skeletons import row_steps as laws
 from skeletons.row_steps import IGNORE, Call
 
-more_row_losses.declare(row_steps)
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 SHAPES = [(6, 37), (2, 5003), (2, 19, 21), (1, 1)]
 OPTIONS = {"plain": [0.0, 0.0, 0.0, 1.0], "everything": [0.2, 1e-3, 8.0, 1.3], "focal": [2.5]}
@@ -56,7 +54,7 @@ def test_steps_are_the_loss_in_triton(options: str, shape: tuple[int, ...]) -> N
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("loss", laws.BODIES)
+@pytest.mark.parametrize("loss", laws.PARAMETERS)
 def test_outputs_margins_and_two_rows_in_triton(loss: str, shape: tuple[int, ...]) -> None:
     for dtype in DTYPES:
         check(laws.made(loss, shape, dtype, generator(loss, shape, dtype)))
@@ -64,12 +62,12 @@ def test_outputs_margins_and_two_rows_in_triton(loss: str, shape: tuple[int, ...
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 2], ids=str)
 def test_a_row_has_its_bits_in_every_batch_in_triton(shape: tuple[int, ...]) -> None:
-    laws.rows_alone(row, laws.made("three_outputs", shape, torch.float32, generator(shape)))
+    laws.rows_alone(row, laws.made("log_softmax_and_entropy", shape, torch.float32, generator(shape)))
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
 def test_slices_of_infinite_logits_in_triton(shape: tuple[int, ...]) -> None:
-    for loss in ("three_outputs", "two_rows"):
+    for loss in ("log_softmax_and_entropy", "forward_kl", "reverse_kl"):
         call = laws.made(loss, shape, torch.float32, generator(loss, "-inf"))
         finite = shape[1] // 3
         for logits in (call.logits, call.second):

@@ -9,14 +9,12 @@ import os
 
 import pytest
 import torch
-from lanes.triton import more_row_losses
 from lanes.triton.compile_only import CHIPS, Compiled, compiling
 from lanes.triton.kernels import row, row_steps
 
 NAME = os.environ["FASTLOSS_TEST_CHIP"]
 CHIP = CHIPS[NAME]
 row_steps.TRAPS = CHIP.target.backend == "cuda"  # decided by the torch build, which is that of the CPU here
-more_row_losses.declare(row_steps)
 BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64
 # loss, parameters, shape, dtype, soft targets
 CASES = {
@@ -26,9 +24,10 @@ CASES = {
     "strided": ("cross_entropy", [0.0, 0.0, 0.0, 1.0], (8, 19, 65536), F32, False),
     "fp64": ("cross_entropy", [0.0, 0.0, 0.0, 1.0], (64, 32000), F64, False),
     "focal": ("softmax_focal_loss", [1.5], (64, 32000), BF16, False),
-    "three outputs": ("three_outputs", [1.0], (64, 32000), BF16, False),
-    "margin": ("margin", [16.0, 0.4], (64, 32000), BF16, False),
-    "two rows": ("two_rows", [1.0], (64, 32000), BF16, False),
+    "log-prob": ("log_softmax_of_index", [1.0, 0.0, 1.0], (64, 32000), BF16, False),
+    "all outputs": ("log_softmax_and_more", [1.0, 0.0, 1.0], (64, 32000), BF16, False),
+    "margin": ("margin_softmax", [16.0, 1.0, 0.4, 0.0, 0.0, 1.0], (64, 32000), F32, False),
+    "two rows": ("forward_kl", [1.0], (64, 32000), BF16, False),
 }
 
 
@@ -36,7 +35,7 @@ def compile_case(loss: str, parameters: list[float], shape: tuple[int, ...], dty
     classes, wide = shape[1], F64 if dtype == F64 else F32
     rows = torch.Size(shape).numel() // classes
     logits = torch.empty(shape, dtype=dtype)
-    second = torch.empty_like(logits) if loss == "two_rows" else None
+    second = torch.empty_like(logits) if loss == "forward_kl" else None
     target = torch.empty_like(logits) if soft else torch.empty(rows, dtype=torch.long)
     how = (logits, second, target, torch.empty(classes, dtype=wide), loss, parameters, -100, 0, classes)
     with compiling(CHIP) as compiled:

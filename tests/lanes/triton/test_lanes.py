@@ -18,6 +18,8 @@ from lanes.triton.laws import (
     OUTER_LAWS,
     POINTWISE_FILES,
     POINTWISE_LAWS,
+    SCAN_FILES,
+    SCAN_LAWS,
     SIMILARITY_FILES,
     SIMILARITY_PATHS,
 )
@@ -27,6 +29,7 @@ COMPILED = {
     "row": ("lane_compile", (), CHIPS),
     "pointwise": ("lane_pointwise_compile", ("-k", "test_skeleton"), CHIPS),
     "outer": ("lane_outer_compile", (), ("sm_90", "gfx942")),  # one of each vendor: it is arithmetic alone
+    "scan": ("lane_scan_compile", (), ("sm_90", "gfx942")),
     "similarity": ("lane_similarity_compile", (), CHIPS),
     "row_statistics": ("lane_row_statistics_compile", (), ("sm_90", "gfx942")),
 }
@@ -43,6 +46,7 @@ INTERPRETED = {
     "laws of the pointwise losses": (*laws(POINTWISE_FILES, POINTWISE_LAWS), 60),
     "laws of the losses over pairs": (*laws(OUTER_FILES, OUTER_LAWS), 30),
     "pairwise losses": (*laws(SIMILARITY_FILES, SIMILARITY_PATHS), 40),
+    "laws of recurrences over time": (*laws(SCAN_FILES, SCAN_LAWS), 30),
     "laws of numbers": (*laws(NUMBER_FILES, NUMBER_LAWS), 20),
     "row kernels": ("lane_interpreter", (), 60),
     "rows in steps": ("lane_row_statistics", (), 30),

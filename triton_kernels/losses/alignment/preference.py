@@ -10,7 +10,7 @@ import math
 import triton
 import triton.language as tl
 
-from ...math import expm1, log_sigmoid, maximum, minimum, share, sigmoid
+from ...math import expm1, log_sigmoid, maximum, minimum, share, sigmoid, sigmoids
 from .. import Coefficients
 from .reward import rewards
 
@@ -55,33 +55,49 @@ def exo_margin(margin, log_keep, log_flip):
     return loss, right * wrong * (margin - log_keep + log_flip)
 
 
+@triton.jit
+def discopop_margin(margin, inverse_tau):
+    """(loss, slope) of -log s(m) (1 - g) + exp(-m) g, with g = s(m / tau); exp(-m) alone overflows where g is 0"""
+    _, complement, log_value, _ = sigmoids(margin)
+    gate, rest, log_gate, _ = sigmoids(margin * inverse_tau)
+    tail = tl.exp(log_gate - margin)
+    steep = inverse_tau * rest
+    loss = tail - log_value * rest
+    return loss, tail * (steep - 1.0) - complement * rest + log_value * gate * steep
+
+
 # ------------------------------------------------------------------------------------------ DPO
 
 
-def dpo_beta(beta: float, label_smoothing: float) -> Coefficients:
+def dpo_beta(beta: float, label_smoothing: float, discopop_tau: float) -> Coefficients:
     return (beta,)
 
 
-def dpo_square(beta: float, label_smoothing: float) -> Coefficients:
+def dpo_square(beta: float, label_smoothing: float, discopop_tau: float) -> Coefficients:
     return beta, 1.0 / beta
 
 
-def dpo_loss_sigmoid_coefficients(beta: float, label_smoothing: float) -> Coefficients:
+def dpo_loss_sigmoid_coefficients(beta: float, label_smoothing: float, discopop_tau: float) -> Coefficients:
     return beta, *sigmoid_weights(label_smoothing)
 
 
-def dpo_loss_robust_coefficients(beta: float, label_smoothing: float) -> Coefficients:
+def dpo_loss_robust_coefficients(beta: float, label_smoothing: float, discopop_tau: float) -> Coefficients:
     scale = 1.0 / (1.0 - 2.0 * label_smoothing)
     return beta, (1.0 - label_smoothing) * scale, -label_smoothing * scale or None
 
 
-def dpo_loss_exo_pair_coefficients(beta: float, label_smoothing: float) -> Coefficients:
+def dpo_loss_exo_pair_coefficients(beta: float, label_smoothing: float, discopop_tau: float) -> Coefficients:
     return beta, math.log1p(-label_smoothing), math.log(label_smoothing)
+
+
+def dpo_loss_discopop_coefficients(beta: float, label_smoothing: float, discopop_tau: float) -> Coefficients:
+    return beta, 1.0 / discopop_tau
 
 
 dpo_loss_ipo_coefficients = dpo_loss_sppo_hard_coefficients = dpo_square
 dpo_loss_hinge_coefficients = dpo_loss_nca_pair_coefficients = dpo_beta
 dpo_loss_apo_zero_coefficients = dpo_loss_apo_down_coefficients = dpo_beta
+dpo_loss_bco_pair_coefficients = dpo_loss_sft_coefficients = dpo_beta
 
 
 @triton.jit
@@ -158,6 +174,25 @@ def dpo_loss_sppo_hard(chosen, rejected, ref_chosen, ref_rejected, beta, inverse
     lower = (rejected + 0.5) * inverse_beta
     loss = upper * upper + lower * lower
     return dpo_of_rewards(loss, 2.0 * inverse_beta * upper, 2.0 * inverse_beta * lower, chosen, rejected, beta)
+
+
+@triton.jit
+def dpo_loss_bco_pair(chosen, rejected, ref_chosen, ref_rejected, beta):
+    chosen, rejected = dpo_rewards(chosen, rejected, ref_chosen, ref_rejected, beta)
+    loss = -log_sigmoid(chosen) - log_sigmoid(-rejected)
+    return dpo_of_rewards(loss, -sigmoid(-chosen), sigmoid(rejected), chosen, rejected, beta)
+
+
+@triton.jit
+def dpo_loss_discopop(chosen, rejected, ref_chosen, ref_rejected, beta, inverse_tau):
+    return dpo_of_margin(discopop_margin, chosen, rejected, ref_chosen, ref_rejected, beta, (inverse_tau,))
+
+
+@triton.jit
+def dpo_loss_sft(chosen, rejected, ref_chosen, ref_rejected, beta):
+    slope = tl.full(chosen.shape, -1.0, chosen.dtype)
+    metrics = rewards(beta * (chosen - ref_chosen), beta * (rejected - ref_rejected))
+    return -chosen, (slope, tl.zeros_like(rejected), 0.0, 0.0), metrics
 
 
 # ------------------------------------------------------------------------------------------ without a reference

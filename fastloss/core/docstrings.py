@@ -1,4 +1,4 @@
-"""The docstring of a Module, made of its function's."""
+"""Docstrings that are made of others: by their sections, of which a Module's takes some of its function's."""
 
 from __future__ import annotations
 
