@@ -101,3 +101,33 @@ def test_consolidated_weights_forget_less(tmp_path):
     assert results["with"][0] > results["without"][0] + 0.1
     assert min(results["before"][0], results["with"][1]) > 0.85
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_a_latent_code_collapses_where_beta_asks_for_more_than_it_is_worth(tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    results = loaded("beta_vae_digits").run(steps=200, betas=(1.0, 4.0), plot=tmp_path / "curves.png")
+    assert results[1.0]["kl"] > 1 and results[1.0]["dimensions in use"] > 1
+    assert results[4.0]["kl"] < 0.2 and results[4.0]["dimensions in use"] < 2
+    assert results[1.0]["reconstruction"] < results[4.0]["reconstruction"] - 2
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_flows_of_optimal_pairs_need_fewer_steps(tmp_path):
+    pytest.importorskip("scipy", reason="scipy is not installed")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    results = loaded("flow_matching_2d").run(steps=150, plot=tmp_path / "curves.png")
+    random_pairs, optimal = results["random"], results["optimal transport"]
+    assert random_pairs[32] < 0.5 * random_pairs[0] and random_pairs[32] < 0.1 * random_pairs[1]
+    assert optimal[1] < 0.5 * optimal[0] and optimal[2] < 0.1 * random_pairs[2]
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_map_elites_fills_more_of_the_plane_with_better_postures_than_chance(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    curves = loaded("map_elites_arm").run(generations=30, plot=tmp_path / "curves.png")
+    for of in ("qd score", "coverage"):
+        assert curves["MAP-Elites"][of][0] == curves["random"][of][0]  # the first generation is the same
+        assert curves["MAP-Elites"][of][-1] > curves["random"][of][-1] + 0.2
+        assert curves["MAP-Elites"][of] == sorted(curves["MAP-Elites"][of])
+    assert (tmp_path / "curves.png").stat().st_size > 1000
