@@ -349,14 +349,16 @@ struct RowByRow : RowTask<Loss, T> {
   }
 };
 
+bool by_rows(const RowProblem& p) { return classes_adjoin({p.logits, p.soft_target, p.gradient}, p.inner); }
+
 template <class Loss, class T>
 int64_t tasks(const RowProblem& p) {
-  return p.inner == 1 ? p.rows : p.rows / p.inner * RowLanes<Loss, T>(p, 1).column_tasks();
+  return by_rows(p) ? p.rows : p.rows / p.inner * RowLanes<Loss, T>(p, 1).column_tasks();
 }
 
 template <bool Dense, class Loss, class T>
 void run_tasks(const RowProblem& p, double factor, int64_t first, int64_t last) {
-  if (p.inner > 1)
+  if (!by_rows(p))
     RowLanes<Loss, T>(p, factor).template column_rows<Dense>(first, last);
   else if (p.classes <= RowLanes<Loss, T>::kTransposed)
     RowLanes<Loss, T>(p, factor).template contiguous_rows<Dense>(first, last);

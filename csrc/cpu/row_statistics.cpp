@@ -101,7 +101,7 @@ struct StepTask {
   FASTLOSS_INLINE A class_weight(int64_t c) const { return weight ? weight[c] : A(1); }
   // z_y as it enters the softmax: by the vectors' functions, so that it equals z_j of the same class
   FASTLOSS_INLINE A target_logit(const T* x) const {
-    const A z = S::lane(loss.logit(V{} + S::scalar(x)), 0);
+    const A z = S::lane(loss.logit(S::spread(S::scalar(x))), 0);
     if constexpr (Loss::margin) return loss.target_logit(z);
     return z;
   }
@@ -430,7 +430,7 @@ struct StepTask {
 
   // ---------------------------------------------------------------- tasks
 
-  bool by_rows() const { return p.inner == 1; }
+  bool by_rows() const { return classes_adjoin({p.logits, p.second, p.soft_target, p.gradient}, p.inner); }
   int64_t tasks() const {
     if (p.rows == 0) return 0;
     switch (p.step) {

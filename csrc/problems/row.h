@@ -1,6 +1,8 @@
 // One call of a row operator, as the torch glue (csrc/operators/row.cpp) hands it to the kernels of a device: plain C,
 // so that the emulator's tests write it, too. "A" is float64 for float64 logits and float32 otherwise.
 #pragma once
+#include <initializer_list>
+
 #include "../dtypes.h"
 
 namespace fastloss {
@@ -11,6 +13,13 @@ struct RowMatrix {
   void* data;
   int64_t outer, step;
 };
+
+// Do the classes of a row lie side by side in each of these? In an (N, C, 1) they need not.
+inline bool classes_adjoin(std::initializer_list<RowMatrix> matrices, int64_t inner) {
+  for (const RowMatrix& matrix : matrices)
+    if (matrix.data && matrix.step != 1) return false;
+  return inner == 1;
+}
 
 // Row r of the N * D rows is n = r / D, d = r % D.
 struct RowProblem {

@@ -260,6 +260,7 @@ def _self_gradient(query: Tensor, scale: Tensor, log_sum: Tensor, upstream: Tens
     """W X"""
     size = query.shape[0]
     shift = log_sum - upstream.abs().log()  # the upstream goes into the exponent
+    shift = shift.masked_fill(upstream == 0, math.inf)  # a single vector has the log-sum -inf
     sign = upstream.sign()
     gradient = torch.zeros_like(query, memory_format=torch.contiguous_format)
     for block, tile in _triangle(size, query):

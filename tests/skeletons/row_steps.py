@@ -238,6 +238,24 @@ def rows_alone(operators: Any, call: Call) -> None:
         same(alone.gradient(operators, upstream[:, one].contiguous(), known), gradient[one])
 
 
+def apart(x: Tensor | None) -> Tensor | None:
+    """Rows of numbers, (rows, C), as an (N, C, 1) whose classes have others between them."""
+    if x is None or x.dim() != 2:
+        return x
+    wide = x.new_full((*x.shape, 3), math.nan)
+    wide[..., 0] = x
+    return wide[..., :1]
+
+
+def classes_apart(operators: Any, call: Call) -> None:
+    """The classes of an (N, C, 1) need not lie side by side."""
+    target = apart(call.target) if call.soft else call.target
+    whole(
+        operators,
+        dataclasses.replace(call, logits=apart(call.logits), second=apart(call.second), target=target),  # type: ignore
+    )
+
+
 def same(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 

@@ -108,6 +108,20 @@ def test_the_numbers_of_rows_and_their_gradients(linear, candidates, masked, dty
 
 
 @each_backend
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("how", OPTIONS, ids=["plain", "options"])
+def test_equal_logits_have_one_rank(how, dtype, backend, device):
+    """The index's logit enters the softmax as those of the other classes do, to the bit."""
+    values = torch.randn(500, 1, generator=generator("equal logits"), dtype=torch.float64) * 4
+    logits = torch.cat([values, values.flip(0).clamp(max=-20)], 1).repeat_interleave(21, 1).to(device, dtype)
+    index = torch.arange(500, device=device) % 21
+    with fastloss.backend(backend):
+        found = fastloss.selective_log_softmax(logits, index, outputs=("is_top1", "rank"), **how)
+    assert found.is_top1.all()
+    assert (found.rank == 0).all()
+
+
+@each_backend
 def test_halves_of_hidden_states(backend, device):
     exact, index, mask = made("halves", False, True)
     leaves = {name: x.to(device, torch.bfloat16).requires_grad_() for name, x in exact.items()}

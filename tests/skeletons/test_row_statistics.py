@@ -14,6 +14,7 @@ from skeletons.row_steps import IGNORE, Call
 from support import BACKENDS, DTYPES, generator, to
 
 from fastloss.core.registry import BY_KERNEL
+from fastloss.operators.row import NONE, SUM
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATORS = torch.ops.fastloss
@@ -58,6 +59,35 @@ def test_slices_merge_to_the_row(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("case", [case for case in ROWS if len(case.shape) == 2], ids=str)
 def test_a_row_has_its_bits_in_every_batch(case: Case, dtype: torch.dtype) -> None:
     row_steps.rows_alone(OPERATORS, lowered(case, dtype))
+
+
+@needs_cpu
+@each_dtype
+@pytest.mark.parametrize("case", [case for case in ROWS if len(case.shape) == 2], ids=str)
+def test_classes_that_do_not_adjoin(case: Case, dtype: torch.dtype) -> None:
+    """In steps, and in one pass."""
+    call = lowered(case, dtype)
+    row_steps.classes_apart(OPERATORS, call)
+    how = (call.weight, call.loss, call.parameters, IGNORE)
+    found = []
+    for logits, target in [
+        (call.logits, call.target),
+        (row_steps.apart(call.logits), row_steps.apart(call.target) if call.soft else call.target),
+    ]:
+        loss, gradient = OPERATORS.row_forward_backward(logits, target, *how, SUM)
+        _, state = OPERATORS.row_forward(logits, target, *how, NONE)
+        later = OPERATORS.row_backward(call.upstream()[0], logits, target, how[0], state, *how[1:])
+        in_place = logits.clone() if logits.dim() == 2 else row_steps.apart(logits[..., 0])
+        OPERATORS.row_forward_backward_(in_place, target, *how, SUM)
+        found.append([loss, *(x.reshape(call.logits.shape) for x in (gradient, later, in_place))])
+    for one, other, what in zip(*found, ("loss", "gradient", "backward", "in place"), strict=True):
+        row_steps.assert_close(other, one, call.logits.dtype, row_steps.magnitude(call) * len(call.logits), what)
+
+
+@needs_cpu
+@pytest.mark.parametrize("loss", row_steps.PARAMETERS)
+def test_classes_of_two_rows_that_do_not_adjoin(loss: str) -> None:
+    row_steps.classes_apart(OPERATORS, row_steps.made(loss, (5, 37), torch.float32, generator(loss)))
 
 
 @needs_cpu

@@ -181,3 +181,20 @@ def test_more_keys_than_queries_at_the_sigmoid(backend, device, keys):
     for name, ours, theirs in zip(("query", "key", "scale", "bias"), found, right, strict=True):
         terms = 70.0 * keys if theirs.dim() == 0 else float(keys)  # sums of both signs, of numbers of about 1
         assert_close(ours.reshape(theirs.shape), theirs, torch.float64, f"gradient of {name}", terms)
+
+
+@each_backend
+@pytest.mark.parametrize("size", [1, 2, 65, 129])
+def test_a_last_block_of_one_vector(backend, device, size):
+    """Alone in its block, or in the batch: its similarities are a column of the blocks before, which is no row."""
+    made = normal(generator(f"one vector {size}"), size, 12).to(device)
+    labels = torch.arange(size, device=device) % 3
+    found = {}
+    for name in (backend, "reference"):
+        leaf = made.clone().requires_grad_()
+        with fastloss.backend(name):
+            losses = fastloss.supcon_loss(leaf, labels, reduction="none")
+        losses.sum().backward()
+        found[name] = losses.detach(), leaf.grad
+    for got, wanted, what in zip(found[backend], found["reference"], ("losses", "gradient"), strict=True):
+        assert_close(got, wanted, torch.float64, what, 10.0)

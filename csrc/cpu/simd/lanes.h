@@ -31,6 +31,14 @@ struct Vectors<float> {
   static FASTLOSS_INLINE float scalar(const T* p) {
     return load(p, 1, 0.0f)[0];
   }
+  // x in all lanes, without the compiler's knowing that they are equal: it would compute with one of them, fuse other
+  // multiplications with additions than in the code for vectors, and round otherwise.
+  static FASTLOSS_INLINE V spread(float x) {
+    alignas(64) float lane[lanes];
+    for (float& one : lane) one = x;
+    asm("" : : "r"(lane) : "memory");
+    return load(lane);
+  }
   // body(start, count) for every vector of [0, size): whole ones, then the tail
   template <class Body>
   static FASTLOSS_INLINE void for_each(int64_t size, Body body) {
@@ -77,6 +85,7 @@ struct Vectors<double> {
   static FASTLOSS_INLINE V get(const double* p, int count, double fill) { return count ? *p : fill; }
   static FASTLOSS_INLINE void put(double* p, V v, int) { *p = v; }
   static FASTLOSS_INLINE double scalar(const double* p) { return *p; }
+  static FASTLOSS_INLINE V spread(double x) { return x; }
   template <class Body>
   static FASTLOSS_INLINE void for_each(int64_t size, Body body) {
     for (int64_t i = 0; i < size; ++i) body(i, 1);

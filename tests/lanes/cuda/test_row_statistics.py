@@ -81,6 +81,11 @@ def test_outputs_margins_and_two_rows_in_cuda(dtype: torch.dtype, loss: str, sha
     check(row_steps.made(loss, shape, dtype, generator(loss, shape, dtype)))
 
 
+@pytest.mark.parametrize("loss", row_steps.PARAMETERS)
+def test_classes_that_do_not_adjoin_in_cuda(loss: str) -> None:
+    row_steps.classes_apart(operators(), row_steps.made(loss, (5, 37), torch.float32, generator(loss)))
+
+
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 2], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_row_has_its_bits_in_every_batch_in_cuda(dtype: torch.dtype, shape: tuple[int, ...]) -> None:

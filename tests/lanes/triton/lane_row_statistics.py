@@ -60,6 +60,11 @@ def test_outputs_margins_and_two_rows_in_triton(loss: str, shape: tuple[int, ...
         check(laws.made(loss, shape, dtype, generator(loss, shape, dtype)))
 
 
+@pytest.mark.parametrize("loss", laws.PARAMETERS)
+def test_classes_that_do_not_adjoin_in_triton(loss: str) -> None:
+    laws.classes_apart(row, laws.made(loss, (5, 37), torch.float32, generator(loss)))
+
+
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 2], ids=str)
 def test_a_row_has_its_bits_in_every_batch_in_triton(shape: tuple[int, ...]) -> None:
     laws.rows_alone(row, laws.made("log_softmax_and_entropy", shape, torch.float32, generator(shape)))
