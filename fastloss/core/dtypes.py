@@ -23,10 +23,14 @@ def result_dtype(*operands: Any) -> torch.dtype:
     return total.dtype if total.dtype.is_floating_point else torch.get_default_dtype()
 
 
+_WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+_WIDE |= dict.fromkeys((torch.bool, torch.uint8, torch.int8, torch.int16), torch.int32)
+
+
 def widened(*operands: Any) -> tuple[Any, ...]:
-    """The operands, tensors of halves in float32, and of bool, which torch does not subtract, in int32."""
-    to = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.bool: torch.int32}
-    return tuple(x.to(to.get(x.dtype, x.dtype)) if isinstance(x, Tensor) else x for x in operands)
+    """The operands, tensors of halves in float32; of bool, which torch does not subtract, and of narrow integers, whose
+    differences wrap around, in int32."""
+    return tuple(x.to(_WIDE.get(x.dtype, x.dtype)) if isinstance(x, Tensor) else x for x in operands)
 
 
 def in_float32(value: Any) -> Any:

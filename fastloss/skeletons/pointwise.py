@@ -134,7 +134,7 @@ class PointwisePlan(NamedTuple):
         if self.metrics is None:
             return result if result.dtype is self.dtype else result.to(self.dtype)
         loss, metrics = result
-        return loss.to(self.dtype), dict(zip(self.metrics, metrics.unbind(), strict=True))
+        return loss.to(self.dtype), dict(zip(self.metrics, metrics.to(self.dtype).unbind(), strict=True))
 
 
 class PointwiseCall(NamedTuple):

@@ -34,8 +34,12 @@ __all__ = [
 _RATES = ("gamma", "lambda_")
 
 
-def _checked(first: Tensor, *others: tuple[str, Any]) -> torch.dtype:
+def _checked(first: Tensor, *others: tuple[str, Any], rates: tuple[Any, ...]) -> torch.dtype:
     """The dtype of what is returned.
+
+    Args:
+        others: what has to have the shape of the first, by name.
+        rates: numbers, or tensors that broadcast.
 
     Raises:
         ValueError: if shapes differ.
@@ -43,7 +47,7 @@ def _checked(first: Tensor, *others: tuple[str, Any]) -> torch.dtype:
     for name, x in others:
         if x is not None and x.shape != first.shape:
             raise ValueError(f"{name} must have the shape of the rewards, {tuple(first.shape)}, got {tuple(x.shape)}")
-    return result_dtype(first, *(x for _, x in others if x is not None))
+    return result_dtype(first, *(x for _, x in others if x is not None), *rates)
 
 
 def _scan(steps: Steps, inputs: Tensor, coefficients: Tensor | float) -> Tensor:
@@ -173,7 +177,7 @@ def discounted_returns(
         >>> discounted_returns(torch.tensor([1.0, 0.0, 4.0]), gamma=0.5)
         tensor([2., 2., 4.])
     """
-    dtype = _checked(rewards, ("next_values", next_values))
+    dtype = _checked(rewards, ("next_values", next_values), rates=(gamma,))
     steps = Steps(rewards, terminated, truncated, mask, cu_seqlens, time_dim)
     r, w, gamma = steps.counted(rewards, next_values, gamma)
     follows = steps.follows(r.dtype)
@@ -237,7 +241,7 @@ def lambda_returns(
         >>> lambda_returns(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 4.0]), gamma=0.5, lambda_=0.5)
         tensor([2., 2.])
     """
-    dtype = _checked(rewards, ("next_values", next_values))
+    dtype = _checked(rewards, ("next_values", next_values), rates=(gamma, lambda_))
     steps = Steps(rewards, terminated, truncated, mask, cu_seqlens, time_dim)
     r, w, gamma, lambda_ = steps.counted(rewards, next_values, gamma, lambda_)
     trace = lambda_ * steps.follows(r.dtype)
@@ -302,7 +306,7 @@ def gae(
         >>> gae(rewards, values, torch.tensor([4.0, 8.0]), gamma=0.5, lambda_=0.5)
         (tensor([1., 0.]), tensor([3., 4.]))
     """
-    dtype = _checked(rewards, ("values", values), ("next_values", next_values))
+    dtype = _checked(rewards, ("values", values), ("next_values", next_values), rates=(gamma, lambda_))
     steps = Steps(rewards, terminated, truncated, mask, cu_seqlens, time_dim)
     r, v, w, gamma, lambda_ = steps.counted(*map(detached, (rewards, values, next_values, gamma, lambda_)))
     delta = _plus(r, _discount(steps, gamma, r.dtype), w) - v
@@ -362,7 +366,7 @@ def n_step_returns(
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    dtype = _checked(rewards, ("next_values", next_values))
+    dtype = _checked(rewards, ("next_values", next_values), rates=(gamma,))
     steps = Steps(rewards, terminated, truncated, mask, cu_seqlens, time_dim)
     dim = steps.time_dim
     r, w, gamma = steps.counted(rewards, next_values, gamma)
@@ -431,7 +435,7 @@ def td_lambda(
         >>> td_lambda(rewards, values, torch.tensor([4.0, 8.0]), gamma=0.5, lambda_=0.5)
         tensor([1., 0.])
     """
-    _checked(rewards, ("values", values), ("next_values", next_values))
+    _checked(rewards, ("values", values), ("next_values", next_values), rates=(gamma, lambda_))
     options: dict[str, Any] = {"mask": mask, "cu_seqlens": cu_seqlens, "time_dim": time_dim}
     rewards, next_values, gamma, lambda_ = map(detached, (rewards, next_values, gamma, lambda_))
     target = lambda_returns(rewards, next_values, terminated, truncated, gamma=gamma, lambda_=lambda_, **options)
@@ -515,7 +519,9 @@ def vtrace(
     for name, bound in (("rho_bar", rho_bar), ("c_bar", c_bar), ("pg_rho_bar", pg_rho_bar)):
         if not bound >= 0:
             raise ValueError(f"{name} must be at least 0, got {bound}")
-    dtype = _checked(rewards, ("values", values), ("next_values", next_values), ("ratios", ratios))
+    dtype = _checked(
+        rewards, ("values", values), ("next_values", next_values), ("ratios", ratios), rates=(gamma, lambda_)
+    )
     steps = Steps(rewards, terminated, truncated, mask, cu_seqlens, time_dim)
     operands = map(detached, (rewards, values, next_values, ratios, gamma, lambda_))
     r, v, w, ratios, gamma, lambda_ = steps.counted(*operands)
@@ -604,7 +610,9 @@ def retrace(
     """
     if not c_bar >= 0:
         raise ValueError(f"c_bar must be at least 0, got {c_bar}")
-    dtype = _checked(rewards, ("values", values), ("next_values", next_values), ("ratios", ratios))
+    dtype = _checked(
+        rewards, ("values", values), ("next_values", next_values), ("ratios", ratios), rates=(gamma, lambda_)
+    )
     steps = Steps(rewards, terminated, truncated, mask, cu_seqlens, time_dim)
     operands = map(detached, (rewards, values, next_values, ratios, gamma, lambda_))
     r, v, w, ratios, gamma, lambda_ = steps.counted(*operands)
@@ -662,7 +670,13 @@ def tree_backup(
         >>> tree_backup(rewards, values, torch.tensor([4.0, 8.0]), torch.tensor([0.5, 0.5]), gamma=0.5)
         tensor([3.5000, 4.0000])
     """
-    dtype = _checked(rewards, ("values", values), ("next_values", next_values), ("probabilities", probabilities))
+    dtype = _checked(
+        rewards,
+        ("values", values),
+        ("next_values", next_values),
+        ("probabilities", probabilities),
+        rates=(gamma, lambda_),
+    )
     steps = Steps(rewards, terminated, truncated, mask, cu_seqlens, time_dim)
     operands = map(detached, (rewards, values, next_values, probabilities, gamma, lambda_))
     r, v, w, probabilities, gamma, lambda_ = steps.counted(*operands)
@@ -720,7 +734,7 @@ def q_lambda(
         >>> q_lambda(rewards, values, torch.tensor([4.0, 8.0]), gamma=0.5, lambda_=0.5)
         tensor([3.5000, 4.0000])
     """
-    dtype = _checked(rewards, ("values", values), ("next_values", next_values))
+    dtype = _checked(rewards, ("values", values), ("next_values", next_values), rates=(gamma, lambda_))
     steps = Steps(rewards, terminated, truncated, mask, cu_seqlens, time_dim)
     r, v, w, gamma, lambda_ = steps.counted(*map(detached, (rewards, values, next_values, gamma, lambda_)))
     return _corrected(steps, r, v, w, gamma, lambda_, dtype)
@@ -777,7 +791,7 @@ def upgo(
         >>> upgo(rewards, values, torch.tensor([4.0, 8.0]), gamma=0.5)
         tensor([4., 6.])
     """
-    dtype = _checked(rewards, ("values", values), ("next_values", next_values))
+    dtype = _checked(rewards, ("values", values), ("next_values", next_values), rates=(gamma,))
     steps = Steps(rewards, terminated, truncated, mask, cu_seqlens, time_dim)
     r, v, w, gamma = steps.counted(*map(detached, (rewards, values, next_values, gamma)))
     return _corrected(steps, r, v, w, gamma, None, dtype)
