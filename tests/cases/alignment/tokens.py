@@ -49,8 +49,9 @@ def _logits(generator: torch.Generator, shape: Shape) -> Arguments:
 
 
 def _hidden(generator: torch.Generator, shape: Shape) -> Arguments:
-    weight = normal(generator, CLASSES, shape[-1], scale=0.5)
-    return {"hidden": normal(generator, *shape), "weight": weight, "bias": normal(generator, CLASSES)}
+    # logits of about 1: exp(ref - logp) of a token that is less likely than exp(-11) is beyond float16
+    weight, bias = normal(generator, CLASSES, shape[-1], scale=0.25), normal(generator, CLASSES, scale=0.5)
+    return {"hidden": normal(generator, *shape), "weight": weight, "bias": bias}
 
 
 def _oracle(index: Tensor, reduction: str, temperature: float, **given: Any) -> Tensor:
