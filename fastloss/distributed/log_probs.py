@@ -13,12 +13,12 @@ from fastloss.core.autograd import differentiate, gradient_wanted
 from fastloss.core.dispatch import by_operators, namespace_for
 from fastloss.core.registry import LOSSES
 from fastloss.distributed.collectives import Ranks
-from fastloss.distributed.vocabulary import LOG_SUM, MAX, TARGET, VocabularyProblem, own_classes, rows_of
-from fastloss.losses.log_prob import LogSoftmaxOutputs
-from fastloss.operators.row import COMMON_STATISTICS
+from fastloss.distributed.vocabulary import VocabularyProblem, own_classes, rows_of
+from fastloss.losses.log_prob import OUTPUTS, LogSoftmaxOutputs
+from fastloss.operators.row import COMMON_STATISTICS, LOG_SUM, MAX, TARGET
 from fastloss.skeletons.row_outputs import LEFT_OUT
 
-_PLACES = {"log_prob": 0, "entropy": 1, "logsumexp": 2, "is_top1": 5}  # csrc/losses/log_prob.h
+_PLACES = {name: OUTPUTS.index(name) for name in ("log_prob", "entropy", "logsumexp", "is_top1")}
 
 
 @by_operators

@@ -15,10 +15,9 @@ from fastloss.core.dispatch import by_operators, namespace_for
 from fastloss.core.registry import LOSSES
 from fastloss.distributed import whole_rows
 from fastloss.distributed.collectives import Ranks, gathered
-from fastloss.operators.row import REDUCTIONS, row_layout
+from fastloss.operators.row import LINEAR, LOG_SUM, MASS, MAX, REDUCTIONS, TARGET, WEIGHT, row_layout
 
 _LOSS = "cross_entropy"
-MAX, LOG_SUM, TARGET, WEIGHT, MASS, LINEAR = range(6)  # RowStatistic in csrc/losses/contracts/row.h
 
 
 class VocabularyProblem(NamedTuple):

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastloss.core.arguments import accumulator_dtype
 from fastloss.core.registry import LOSSES
 from fastloss.distributed.collectives import Ranks, summed
+from fastloss.losses.log_prob import OUTPUTS
 from fastloss.operators.row import NONE, RowOptions
 from fastloss.skeletons.row import Row
 
@@ -39,6 +40,6 @@ def outputs(
     counted = torch.ones_like(losses, dtype=torch.bool) if soft else target != ignore_index
     index = torch.zeros_like(losses, dtype=torch.int64) if soft else target.where(counted, 0)
     how = {"temperature": given["temperature"], "softcap": given["softcap"]}
-    found = numbers.signature.reference(wide, index, **how)
+    found = dict(zip(OUTPUTS, numbers.signature.reference(wide, index, **how), strict=True))
     weights = torch.ones_like(losses) if weight is None or soft else weight.to(wide.dtype)[index]
-    return losses[None], torch.stack([found[2], weights, found[5]]) * counted
+    return losses[None], torch.stack([found["logsumexp"], weights, found["is_top1"]]) * counted

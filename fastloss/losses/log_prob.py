@@ -33,10 +33,10 @@ class LogSoftmaxOutputs(NamedTuple):
 
 _PLACES = ("is_top1", "rank")  # of the index among the classes
 _DIFFERENTIABLE = ("log_prob", "entropy", "logsumexp", "mean_logit")
-_OUTPUTS = (*LogSoftmaxOutputs._fields, "max", "log_sum")  # in the order of the kernels
+OUTPUTS = (*LogSoftmaxOutputs._fields, "max", "log_sum")  # in the order of the kernels
 
 
-NUMBERS = len(_OUTPUTS)  # of a row
+NUMBERS = len(OUTPUTS)  # of a row
 
 
 def _entering(logits: Tensor, temperature: float, softcap: float, logit_scale: float) -> tuple[Tensor, Tensor]:
@@ -77,7 +77,7 @@ def _outputs(
     found["log_sum_sq_prob"] = (2 * log_p.detach()).logsumexp(1)
     found["rank"] = (z > of_index).sum(1)
     none = torch.zeros_like(top)
-    rows = [found[name].to(none.dtype) if name in asked else none for name in _OUTPUTS]
+    rows = [found[name].to(none.dtype) if name in asked else none for name in OUTPUTS]
     if candidates is not None:
         rows += z.gather(1, candidates).unbind(1)
     return torch.where(counted, torch.stack(rows), 0)
@@ -88,7 +88,7 @@ _ALWAYS = ("log_prob", "logsumexp", "is_top1", "max", "log_sum")
 
 
 def _row_function(kernel: str, sums: int, asked: Sequence[str]) -> Callable[..., Tensor]:
-    """Logits (rows, C) -> (9 + K, rows), as `_OUTPUTS` and the candidates: what is asked for, 0 for the rest."""
+    """Logits (rows, C) -> (9 + K, rows), as `OUTPUTS` and the candidates: what is asked for, 0 for the rest."""
 
     def body(
         logits: Tensor,
@@ -109,7 +109,7 @@ def _row_function(kernel: str, sums: int, asked: Sequence[str]) -> Callable[...,
 _ROWS = (  # what needs no sum but that of the softmax; with the entropy; all
     _row_function("log_softmax_of_index", 0, _ALWAYS),
     _row_function("log_softmax_and_entropy", 1, (*_ALWAYS, "entropy")),
-    _row_function("log_softmax_and_more", 4, _OUTPUTS),
+    _row_function("log_softmax_and_more", 4, OUTPUTS),
 )
 
 
@@ -253,7 +253,7 @@ def selective_log_softmax(
     if candidates is None:
         return named(_ROWS[fewest(outputs)](rows, target, **how), outputs, index)
     stacked = _ROWS[fewest(_of_rows(outputs))](rows, target, None, candidates, **how)
-    found = _of_candidates(stacked[: len(_OUTPUTS)], stacked[len(_OUTPUTS) :].t(), target)
+    found = _of_candidates(stacked[: len(OUTPUTS)], stacked[len(OUTPUTS) :].t(), target)
     found |= _places(outputs, lambda row, of_one: row(rows.detach(), of_one, **how), _ROWS, target, candidates)
     return _as_asked(found, outputs, index, shape)
 
@@ -418,7 +418,7 @@ def in_places(values: Tensor, places: Tensor | None, count: int) -> Tensor:
 
 def _of_candidates(stacked: Tensor, z: Tensor, target: Tensor | None) -> dict[str, Tensor]:
     """The outputs of rows (rows,), those of the candidates, whose logits are z, (rows, K)."""
-    found = dict(zip(_OUTPUTS, stacked.unbind(), strict=True))
+    found = dict(zip(OUTPUTS, stacked.unbind(), strict=True))
     top = found["max"].detach()[:, None]
     found["log_prob"] = (z - top) - found["log_sum"][:, None]
     if target is not None:
@@ -446,12 +446,12 @@ def _places(
     for of_one in candidates.unbind(1):
         index = of_one if target is None else torch.where(target == LEFT_OUT, LEFT_OUT, of_one)
         readings.append(call(functions[fewest(names)], index))
-    return {name: torch.stack([x[_OUTPUTS.index(name)] for x in readings], 1) for name in names}
+    return {name: torch.stack([x[OUTPUTS.index(name)] for x in readings], 1) for name in names}
 
 
 def named(stacked: Tensor, outputs: Sequence[str], index: Tensor) -> LogSoftmaxOutputs:
     """The numbers (9, N) of rows with an index each."""
-    return _as_asked(dict(zip(_OUTPUTS, stacked.unbind(), strict=True)), outputs, index, index.shape)
+    return _as_asked(dict(zip(OUTPUTS, stacked.unbind(), strict=True)), outputs, index, index.shape)
 
 
 def _as_asked(found: dict[str, Tensor], outputs: Sequence[str], index: Tensor, shape: torch.Size) -> LogSoftmaxOutputs:

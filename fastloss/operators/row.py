@@ -35,7 +35,8 @@ from fastloss.operators.batch import one_by_one
 NONE, MEAN, SUM = 0, 1, 2
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
 
-COMMON_STATISTICS = 6  # kRowOwn in csrc: of every row loss
+MAX, LOG_SUM, TARGET, WEIGHT, MASS, LINEAR = range(6)  # RowStatistic in csrc: of every row loss
+COMMON_STATISTICS = 6  # kRowOwn there
 
 _ROW = "Tensor logits, Tensor target, Tensor? weight"
 _SLICE = "Tensor logits, Tensor? second, Tensor? target, Tensor? weight"
