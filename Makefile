@@ -5,7 +5,7 @@ VENV_PYTHON = .venv/bin/python
 # installed (no network).
 WORKERS = $(shell $(VENV_PYTHON) -c "import xdist" 2> /dev/null && echo "-n logical --maxprocesses 8 --dist load --maxschedchunk 1")
 
-.PHONY: help setup test demo bench lint format clean gpu gpu-build gpu-test gpu-bench gpu-profile peers mutants coverage
+.PHONY: help setup test demo bench lint format clean gpu gpu-build gpu-test gpu-bench gpu-profile peers mutants coverage fuzz
 
 help:
 	@echo "make demo    train a small language model with torch's loss and with fastloss's"
@@ -15,6 +15,7 @@ help:
 	@echo "make format  let ruff and clang-format write"
 	@echo "make gpu     on a machine with a GPU: build, test, measure, profile; see docs/gpu.md"
 	@echo "make mutants breaks the kernels, one thing at a time, and asks whether the tests notice (hours)"
+	@echo "make fuzz    random calls of random losses, kernels against the reference (ten minutes; ARGS='--minutes 60')"
 	@echo "make coverage  which lines of the CUDA kernels the tests on the emulator execute"
 	@echo "make peers   download other libraries' wheels, to be measured beside fastloss"
 	@echo "make setup   .venv with everything (the others call it)"
@@ -60,6 +61,9 @@ peers:
 
 coverage: setup
 	$(VENV_PYTHON) -m tools.coverage
+
+fuzz: setup
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m tools.fuzz $(ARGS)
 
 mutants: setup
 	$(VENV_PYTHON) -m tools.mutants $(ARGS)
