@@ -16,6 +16,8 @@ from fastloss.losses.rl.categorical import two_hot as two_hot
 from fastloss.losses.rl.categorical import two_hot_loss as two_hot_loss
 from fastloss.losses.rl.distributional import iqn_loss as iqn_loss
 from fastloss.losses.rl.distributional import quantile_huber_loss as quantile_huber_loss
+from fastloss.losses.rl.ensembles import redq_critic_loss as redq_critic_loss
+from fastloss.losses.rl.ensembles import tqc_critic_loss as tqc_critic_loss
 from fastloss.losses.rl.exploration import icm_loss as icm_loss
 from fastloss.losses.rl.exploration import inverse_dynamics_loss as inverse_dynamics_loss
 from fastloss.losses.rl.exploration import next_state_loss as next_state_loss
@@ -57,4 +59,4 @@ from fastloss.losses.rl.world import dynamics_loss as dynamics_loss
 from fastloss.losses.rl.world import kl_balance as kl_balance
 from fastloss.losses.rl.world import rssm_loss as rssm_loss
 from fastloss.losses.rl.world import spr_loss as spr_loss
-__all__ = ['a2c_loss', 'c51_loss', 'categorical_projection', 'count_bonus', 'cql_loss', 'curl_loss', 'discounted_returns', 'double_q_learning', 'dqn_loss', 'dynamics_loss', 'entropy_loss', 'expected_sarsa', 'gae', 'hl_gauss_loss', 'icm_loss', 'inverse_dynamics_loss', 'iql_value_loss', 'iqn_loss', 'kl_balance', 'lambda_returns', 'linear_ppo_clip_loss', 'linear_ppo_loss', 'linear_scan', 'n_step_returns', 'n_step_td', 'next_state_loss', 'policy_gradient_loss', 'ppo_clip_loss', 'ppo_clip_loss_from_logits', 'ppo_loss', 'ppo_loss_from_logits', 'q_lambda', 'q_learning', 'quantile_huber_loss', 'reinforce_loss', 'retrace', 'reward_prediction_loss', 'rnd_loss', 'rssm_loss', 'sac_actor_loss', 'sac_alpha_loss', 'sac_critic_loss', 'smoothed_actions', 'spr_loss', 'symexp', 'symlog', 'td3_actor_loss', 'td3_critic_loss', 'td_lambda', 'td_learning', 'temporal_contrastive_loss', 'tree_backup', 'two_hot', 'two_hot_loss', 'upgo', 'value_clip_loss', 'vtrace']
+__all__ = ['a2c_loss', 'c51_loss', 'categorical_projection', 'count_bonus', 'cql_loss', 'curl_loss', 'discounted_returns', 'double_q_learning', 'dqn_loss', 'dynamics_loss', 'entropy_loss', 'expected_sarsa', 'gae', 'hl_gauss_loss', 'icm_loss', 'inverse_dynamics_loss', 'iql_value_loss', 'iqn_loss', 'kl_balance', 'lambda_returns', 'linear_ppo_clip_loss', 'linear_ppo_loss', 'linear_scan', 'n_step_returns', 'n_step_td', 'next_state_loss', 'policy_gradient_loss', 'ppo_clip_loss', 'ppo_clip_loss_from_logits', 'ppo_loss', 'ppo_loss_from_logits', 'q_lambda', 'q_learning', 'quantile_huber_loss', 'redq_critic_loss', 'reinforce_loss', 'retrace', 'reward_prediction_loss', 'rnd_loss', 'rssm_loss', 'sac_actor_loss', 'sac_alpha_loss', 'sac_critic_loss', 'smoothed_actions', 'spr_loss', 'symexp', 'symlog', 'td3_actor_loss', 'td3_critic_loss', 'td_lambda', 'td_learning', 'temporal_contrastive_loss', 'tqc_critic_loss', 'tree_backup', 'two_hot', 'two_hot_loss', 'upgo', 'value_clip_loss', 'vtrace']

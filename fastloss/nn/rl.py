@@ -37,6 +37,7 @@ __all__ = [
     "QLambda",
     "QLearningLoss",
     "QuantileHuberLoss",
+    "REDQCriticLoss",
     "RNDLoss",
     "RSSMLoss",
     "ReinforceLoss",
@@ -50,6 +51,7 @@ __all__ = [
     "TD3CriticLoss",
     "TDLambda",
     "TDLearningLoss",
+    "TQCCriticLoss",
     "TemporalContrastiveLoss",
     "TreeBackup",
     "TwoHotLoss",
@@ -224,6 +226,14 @@ class TD3ActorLoss(FunctionLoss, of=losses.td3_actor_loss):
 
 class TD3CriticLoss(FunctionLoss, of=losses.td3_critic_loss):
     """The critics of TD3 and DDPG."""
+
+
+class REDQCriticLoss(FunctionLoss, of=losses.redq_critic_loss):
+    """An ensemble of critics, each against the least of a few chosen at random."""
+
+
+class TQCCriticLoss(FunctionLoss, of=losses.tqc_critic_loss):
+    """Truncated quantile critics."""
 
 
 class RewardPredictionLoss(FunctionLoss, of=losses.reward_prediction_loss):

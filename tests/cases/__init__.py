@@ -58,6 +58,7 @@ from cases.rl import (
     actor_critic,
     categorical,
     distributional,
+    ensembles,
     exploration,
     model,
     policy,
@@ -73,7 +74,7 @@ from fastloss.losses.alignment import advantages
 _FILES = (
     regression, binary, classification, distillation, language, margin, likelihood, contrastive, metric,
     self_supervised, policy, policy_gradient, tokens, value, temporal, actor_critic, categorical, distributional, model,
-    exploration, world,
+    exploration, world, ensembles,
     grpo, preference, reward, sequences,
     of_tokens,
     adversarial, penalty,

@@ -4,6 +4,7 @@ from fastloss.losses.rl import (
     actor_critic,
     categorical,
     distributional,
+    ensembles,
     exploration,
     model,
     policy,
@@ -17,6 +18,7 @@ from fastloss.losses.rl import (
 from fastloss.losses.rl.actor_critic import *
 from fastloss.losses.rl.categorical import *
 from fastloss.losses.rl.distributional import *
+from fastloss.losses.rl.ensembles import *
 from fastloss.losses.rl.exploration import *
 from fastloss.losses.rl.model import *
 from fastloss.losses.rl.policy import *
@@ -31,6 +33,7 @@ __all__: list[str] = []
 __all__ += actor_critic.__all__
 __all__ += categorical.__all__
 __all__ += distributional.__all__
+__all__ += ensembles.__all__
 __all__ += exploration.__all__
 __all__ += model.__all__
 __all__ += policy.__all__

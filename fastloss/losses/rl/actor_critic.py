@@ -7,29 +7,9 @@ from torch import Tensor
 
 from fastloss.core.composite import composite, elements, present
 from fastloss.core.metrics import Metrics
-from fastloss.losses.rl.transitions import Transitions, errors
+from fastloss.losses.rl.transitions import Transitions, against, checked_alpha, of_critics
 
 __all__ = ["sac_actor_loss", "sac_alpha_loss", "sac_critic_loss", "td3_actor_loss", "td3_critic_loss"]
-
-
-def _of_critics(shape: torch.Size, name: str, q_values: Tensor, beside: str) -> None:
-    """
-    Raises:
-        ValueError: if there are not K values for each element of what is called `beside`.
-    """
-    if not q_values.dim() or q_values.shape[:-1] != shape:
-        raise ValueError(f"{name} {tuple(q_values.shape)} must be (..., K) beside {beside} {tuple(shape)}")
-
-
-def _checked_alpha(alpha: float | Tensor) -> float | Tensor:
-    """A constant.
-
-    Raises:
-        ValueError: if it is not one number.
-    """
-    if isinstance(alpha, Tensor) and alpha.numel() != 1:
-        raise ValueError(f"alpha must be one number, got the shape {tuple(alpha.shape)}")
-    return alpha.detach().reshape(()) if isinstance(alpha, Tensor) else alpha
 
 
 def _expected(logp: Tensor, values: Tensor | float, alpha: float | Tensor) -> Tensor:
@@ -92,8 +72,8 @@ def sac_actor_loss(
         >>> sac_actor_loss(torch.tensor([-1.0]), torch.tensor([[3.0, 2.0]]), alpha=0.5).item()
         -2.5
     """
-    _of_critics(logp.shape, "q_values", q_values, "logp")
-    alpha = _checked_alpha(alpha)
+    of_critics(logp.shape, "q_values", q_values, "logp")
+    alpha = checked_alpha(alpha)
     steps = logp.shape[: logp.dim() - discrete]
     logp, q_values = present(steps, mask, normalizer, logp, q_values)
     least = q_values.amin(-1)
@@ -170,22 +150,16 @@ def sac_critic_loss(
         >>> sac_critic_loss(q, one, next_q, -one, alpha=2.0, gamma=0.5).item()  # target 4
         13.0
     """
-    _of_critics(rewards.shape, "q_values", q_values, "rewards")
-    _of_critics(next_logp.shape, "next_q_values", next_q_values, "next_logp")
+    of_critics(rewards.shape, "q_values", q_values, "rewards")
+    of_critics(next_logp.shape, "next_q_values", next_q_values, "next_logp")
     if next_logp.shape[: next_logp.dim() - discrete] != rewards.shape:
         raise ValueError(f"next_logp {tuple(next_logp.shape)} does not fit rewards {tuple(rewards.shape)}")
-    alpha = _checked_alpha(alpha)
+    alpha = checked_alpha(alpha)
     steps = Transitions(rewards, terminated, gamma, mask, normalizer)
     q_values, next_q_values, next_logp = steps.there(q_values, next_q_values.detach(), next_logp.detach())
     least = next_q_values.amin(-1)
     target = steps.target(-_expected(next_logp, least, alpha) if discrete else least - alpha * next_logp)
-    return elements(*_against(q_values, target, delta))
-
-
-def _against(q_values: Tensor, target: Tensor, delta: float | None) -> tuple[Tensor, Metrics]:
-    """(losses, terms) of critics (..., K) against one target (...)."""
-    losses = errors(q_values, target[..., None].expand(q_values.shape), delta).sum(-1)
-    return losses, {"q_value": q_values.sum(-1) / max(1, q_values.shape[-1]), "target": target}
+    return elements(*against(q_values, target, delta))
 
 
 @composite()
@@ -330,8 +304,8 @@ def td3_critic_loss(
         >>> td3_critic_loss(q, torch.ones(1), next_q, gamma=0.5).item()  # target 3
         5.0
     """
-    _of_critics(rewards.shape, "q_values", q_values, "rewards")
-    _of_critics(rewards.shape, "next_q_values", next_q_values, "rewards")
+    of_critics(rewards.shape, "q_values", q_values, "rewards")
+    of_critics(rewards.shape, "next_q_values", next_q_values, "rewards")
     steps = Transitions(rewards, terminated, gamma, mask, normalizer)
     q_values, next_q_values = steps.there(q_values, next_q_values)
-    return elements(*_against(q_values, steps.target(next_q_values.amin(-1)), delta))
+    return elements(*against(q_values, steps.target(next_q_values.amin(-1)), delta))

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastloss.core.composite import composite, elements, present
 from fastloss.core.metrics import Metrics
 from fastloss.losses.classification import cross_entropy
+from fastloss.losses.log_prob import selective_log_softmax
 from fastloss.losses.regression import expectile_loss
 from fastloss.losses.rl.returns import n_step_returns
 from fastloss.losses.rl.transitions import Transitions, checked_actions, chosen, errors, same_shape
@@ -166,6 +167,33 @@ def _greedy(next_q_values: Tensor, selector: Tensor | None) -> Tensor:
     return next_q_values.gather(-1, selector.argmax(-1, keepdim=True))[..., 0]
 
 
+def _target(
+    steps: Transitions,
+    actions: Tensor,
+    next_q_values: Tensor,
+    selector: Tensor | None,
+    target_q_values: Tensor | None,
+    coefficient: float,
+    temperature: float,
+    clip: float,
+) -> Tensor:
+    """With the greedy action; or Munchausen's, of a soft policy and how likely it was to act as it did.
+
+    Raises:
+        ValueError: a hyper-parameter out of range, where it is looked at.
+    """
+    if target_q_values is None:
+        return steps.target(_greedy(next_q_values, selector))
+    if not temperature > 0 or not clip <= 0:
+        raise ValueError(f"temperature must be positive and log_policy_clip at most 0, got {temperature} and {clip}")
+    (target_q_values,) = steps.there(target_q_values.detach())
+    log_policy = selective_log_softmax(target_q_values, actions, temperature=temperature).log_prob
+    soft = selective_log_softmax(next_q_values.detach(), actions, temperature=temperature, outputs=("logsumexp",))
+    assert log_policy is not None and soft.logsumexp is not None
+    bonus = coefficient * (temperature * log_policy).clamp(min=clip)
+    return steps.target(temperature * soft.logsumexp) + bonus
+
+
 @composite()
 def q_learning(
     q_values: Tensor,
@@ -174,6 +202,10 @@ def q_learning(
     next_q_values: Tensor,
     terminated: Tensor | None = None,
     *,
+    target_q_values: Tensor | None = None,
+    munchausen_coefficient: float = 0.9,
+    temperature: float = 0.03,
+    log_policy_clip: float = -1.0,
     gamma: float | Tensor = 0.99,
     delta: float | None = None,
     reduction: str = "mean",
@@ -186,6 +218,13 @@ def q_learning(
 
     with :math:`\rho(d) = d^2`, or Huber's with ``delta``. The target is a constant.
 
+    With ``target_q_values``, Munchausen's: the policy :math:`\pi = \mathrm{softmax}(\bar q / T)` of the target network
+    :math:`\bar q`, whose values ``next_q_values`` are, too, is soft, and what it did not expect to do costs something,
+
+    .. math::
+        \ell = \rho\bigl(q(s, a) - r - \alpha\,[T \log \pi(a | s)]_{l_0}^0
+               - \gamma\,(1 - \mathrm{terminated})\, T \log \sum_{a'} e^{\bar q(s', a') / T}\bigr).
+
     Args:
         q_values: q(s, .), of all actions.
         actions: a, integers.
@@ -193,6 +232,10 @@ def q_learning(
         next_q_values: q(s', .), usually of a target network; -inf for actions that there are not.
         terminated: nonzero where the episode ended by itself; the next state is not looked at there. Not where it was
             truncated.
+        target_q_values: of all actions in s, of the target network, for Munchausen's loss. None: not that.
+        munchausen_coefficient: alpha, how much of the log-policy is added to the reward.
+        temperature: T of the entropy; positive. Without ``target_q_values`` not looked at, as its neighbours.
+        log_policy_clip: :math:`l_0`, at most 0: the scaled log-policy is no less.
         gamma: the discount, or one of each step.
         delta: where Huber's loss bends (its square is halved). None: the squared error.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``, over the steps.
@@ -200,7 +243,7 @@ def q_learning(
         normalizer: the denominator of the mean, instead of the sum of the mask: a number or a 0-d tensor.
 
     Shape:
-        - q_values, next_q_values: (..., A)
+        - q_values, next_q_values, target_q_values: (..., A)
         - actions, rewards, terminated: (...)
         - output: (...) for ``"none"``, else ()
 
@@ -208,21 +251,27 @@ def q_learning(
         The loss, in the dtype that torch promotes the operands to (float32 under autocast).
 
     Raises:
-        ValueError: shapes that do not fit, a ``delta`` that is not positive.
+        ValueError: shapes that do not fit, a ``delta`` that is not positive, a hyper-parameter out of range.
         IndexError: an action that there is not (on a CPU).
 
     Source:
-        Watkins and Dayan 1992. rlax's ``q_learning`` returns the error.
+        Watkins and Dayan 1992. rlax's ``q_learning`` returns the error. Munchausen: Vieillard et al. 2020,
+        arXiv:2007.14430, equation 2, with the clip of section 3.
 
     Example:
         >>> q, next_q = torch.tensor([[1.0, 5.0]]), torch.tensor([[2.0, 4.0]])
         >>> q_learning(q, torch.tensor([0]), torch.tensor([1.0]), next_q, gamma=0.5).item()
         4.0
+        >>> target_q = torch.tensor([[0.0, 9.0]])  # Munchausen's target is 1.9 - 0.9 + 2
+        >>> loss = q_learning(q, torch.tensor([0]), torch.tensor([1.9]), next_q, target_q_values=target_q, gamma=0.5)
+        >>> round(loss.item(), 3)
+        4.0
     """
-    _checked(q_values, actions, rewards, next_q_values=next_q_values)
+    _checked(q_values, actions, rewards, next_q_values=next_q_values, target_q_values=target_q_values)
     steps = Transitions(rewards, terminated, gamma, mask, normalizer)
     q_values, actions, next_q_values = steps.there(q_values, actions, next_q_values)
-    return elements(errors(chosen(q_values, actions), steps.target(_greedy(next_q_values, None)), delta))
+    munchausen = target_q_values, munchausen_coefficient, temperature, log_policy_clip
+    return elements(errors(chosen(q_values, actions), _target(steps, actions, next_q_values, None, *munchausen), delta))
 
 
 @composite()
@@ -352,6 +401,10 @@ def dqn_loss(
     terminated: Tensor | None = None,
     *,
     weights: Tensor | None = None,
+    target_q_values: Tensor | None = None,
+    munchausen_coefficient: float = 0.9,
+    temperature: float = 0.03,
+    log_policy_clip: float = -1.0,
     gamma: float | Tensor = 0.99,
     delta: float | None = 1.0,
     reduction: str = "mean",
@@ -367,6 +420,7 @@ def dqn_loss(
         a^* = \arg\max_{a'} q(s', a')
 
     with the greedy action of the target network q' itself where there is no ``selector``. The target is a constant.
+    With ``target_q_values`` it is that of Munchausen's deep Q-networks, see :func:`q_learning`.
 
     Args:
         q_values: q(s, .), of all actions.
@@ -377,11 +431,13 @@ def dqn_loss(
         terminated, gamma, reduction, mask, normalizer: as in :func:`q_learning`.
         weights: multiply the losses: importance weights of prioritised replay, constants. The mean divides by the
             number of the steps all the same.
+        target_q_values, munchausen_coefficient, temperature, log_policy_clip: as in :func:`q_learning`; not beside a
+            ``selector``, for no action is greedy there.
         delta: where Huber's loss bends. None: the squared error.
         return_td_errors: also return d, from which prioritised replay makes the priorities.
 
     Shape:
-        - q_values, next_q_values, selector: (..., A)
+        - q_values, next_q_values, selector, target_q_values: (..., A)
         - actions, rewards, terminated, weights: (...)
         - output: (...) for ``"none"``, else ()
 
@@ -390,23 +446,29 @@ def dqn_loss(
         (loss, d), d (...) detached and 0 where the mask has taken a step out.
 
     Raises:
-        ValueError: shapes that do not fit, a ``delta`` that is not positive.
+        ValueError: shapes that do not fit, a ``delta`` that is not positive, a hyper-parameter out of range, both a
+            ``selector`` and ``target_q_values``.
         IndexError: an action that there is not (on a CPU).
 
     Source:
-        Mnih et al. 2015; van Hasselt et al. 2016, arXiv:1509.06461; Schaul et al. 2016 (priorities), arXiv:1511.05952.
+        Mnih et al. 2015; van Hasselt et al. 2016, arXiv:1509.06461; Schaul et al. 2016 (priorities), arXiv:1511.05952;
+        Vieillard et al. 2020 (Munchausen), arXiv:2007.14430.
 
     Example:
         >>> q, next_q = torch.tensor([[1.0, 5.0]]), torch.tensor([[2.0, 4.0]])
         >>> dqn_loss(q, torch.tensor([0]), torch.tensor([1.0]), next_q, gamma=0.5, return_td_errors=True)
         (tensor(1.5000), tensor([-2.]))
     """
-    _checked(q_values, actions, rewards, next_q_values=next_q_values, selector=selector)
+    if selector is not None and target_q_values is not None:
+        raise ValueError("either selector or target_q_values: the policy of Munchausen's target is soft, not greedy")
+    of_actions = {"next_q_values": next_q_values, "selector": selector, "target_q_values": target_q_values}
+    _checked(q_values, actions, rewards, **of_actions)
     steps = Transitions(rewards, terminated, gamma, mask, normalizer)
     q_values, actions, next_q_values = steps.there(q_values, actions, next_q_values)
     if selector is not None:
         (selector,) = steps.there(selector)
-    taken, target = chosen(q_values, actions), steps.target(_greedy(next_q_values, selector))
+    munchausen = target_q_values, munchausen_coefficient, temperature, log_policy_clip
+    taken, target = chosen(q_values, actions), _target(steps, actions, next_q_values, selector, *munchausen)
     differences = (taken - target).detach()
     if weights is None:
         losses = errors(taken, target, delta)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastloss.core.arguments import check_range
 from fastloss.core.composite import present
+from fastloss.core.metrics import Metrics
 from fastloss.losses.regression import huber_loss, mse_loss
 
 __all__: list[str] = []
@@ -62,6 +63,32 @@ def errors(input: Tensor, target: Tensor, delta: float | None) -> Tensor:
     return huber_loss(input, target, reduction="none", delta=delta)
 
 
+def of_critics(shape: torch.Size, name: str, q_values: Tensor, beside: str) -> None:
+    """
+    Raises:
+        ValueError: if there are not K values for each element of what is called `beside`.
+    """
+    if not q_values.dim() or q_values.shape[:-1] != shape:
+        raise ValueError(f"{name} {tuple(q_values.shape)} must be (..., K) beside {beside} {tuple(shape)}")
+
+
+def checked_alpha(alpha: float | Tensor) -> float | Tensor:
+    """A constant.
+
+    Raises:
+        ValueError: if it is not one number.
+    """
+    if isinstance(alpha, Tensor) and alpha.numel() != 1:
+        raise ValueError(f"alpha must be one number, got the shape {tuple(alpha.shape)}")
+    return alpha.detach().reshape(()) if isinstance(alpha, Tensor) else alpha
+
+
+def against(q_values: Tensor, target: Tensor, delta: float | None) -> tuple[Tensor, Metrics]:
+    """(losses, terms) of critics (..., K) against one target (...)."""
+    losses = errors(q_values, target[..., None].expand(q_values.shape), delta).sum(-1)
+    return losses, {"q_value": q_values.sum(-1) / max(1, q_values.shape[-1]), "target": target}
+
+
 class Transitions:
     """Rewards of single steps and whether they were the last; what is masked out is 0."""
 
@@ -84,8 +111,13 @@ class Transitions:
         return present(self.shape, self.mask, self.normalizer, *operands)
 
     def target(self, next_values: Tensor) -> Tensor:
-        """r + gamma v', a constant; where an episode has terminated v' is not looked at."""
-        worth = self.gamma * next_values
+        """r + gamma v', a constant, for v' (...) or (..., any); where an episode has terminated v' is not looked at."""
+        behind = [1] * (next_values.dim() - len(self.shape))
+
+        def of_each(x: Any) -> Any:
+            return x.reshape(*x.shape, *behind) if isinstance(x, Tensor) and x.dim() else x
+
+        worth = of_each(self.gamma) * next_values
         if self.ended is not None:
-            worth = torch.where(self.ended, 0, worth)
-        return (self.rewards + worth).detach()
+            worth = torch.where(of_each(self.ended), 0, worth)
+        return (of_each(self.rewards) + worth).detach()

@@ -115,6 +115,22 @@ def _dqn(weights: Tensor, **given: Any) -> Tensor:
     return weights * step_by_step(_double, 1.0)(**given)
 
 
+def _munchausen(actions, rewards, next_q_values, target_q_values, temperature, log_policy_clip, munchausen_coefficient,
+                **given):  # fmt: skip
+    """The reward with its bonus, and the expectation under the soft policy of the value with its entropy."""
+    log_policy = torch.distributions.Categorical(logits=target_q_values / temperature).log_prob(actions)
+    bonus = torch.minimum(torch.maximum(temperature * log_policy, torch.full_like(log_policy, log_policy_clip)),
+                          torch.zeros_like(log_policy))  # fmt: skip
+
+    def one(q_values, actions, next_q_values):
+        policy = torch.softmax(next_q_values / temperature, -1)
+        return q_values[actions], (policy * (next_q_values - temperature * policy.log())).sum()
+
+    given = {**given, "actions": actions, "next_q_values": next_q_values}
+    weights = given.pop("weights", torch.ones_like(rewards))
+    return weights * step_by_step(one)(rewards=rewards + munchausen_coefficient * bonus, **given)
+
+
 def _cql(q_values, actions, selector=None, conservative_coefficient=1.0, temperature=1.0, **given):
     more = {} if selector is None else {"selector": selector}
     td = step_by_step(_q_learning if selector is None else _double)(q_values=q_values, actions=actions, **more, **given)
@@ -143,9 +159,17 @@ def _case(name: str, build: Build, oracle: Callable[..., Tensor], variant: str =
 CASES = [
     _case("td_learning", with_steps("values", "next_values"), step_by_step(_of_states)),
     _case("q_learning", _of_actions(), step_by_step(_q_learning), delta=0.7),
+    _case(
+        "q_learning", _of_actions("target_q_values"), _munchausen, "Munchausen", temperature=0.3, log_policy_clip=-0.5,
+        munchausen_coefficient=0.7,
+    ),
     _case("double_q_learning", _of_actions("selector"), step_by_step(_double)),
     _case("expected_sarsa", _of_actions("next_probs"), step_by_step(_sarsa)),
     _case("dqn_loss", _weighted(_of_actions("selector")), _dqn),
+    _case(
+        "dqn_loss", _weighted(_of_actions("target_q_values")), _munchausen, "Munchausen", temperature=0.5,
+        log_policy_clip=-1.0, munchausen_coefficient=0.9, delta=1.0,
+    ),
     _case("cql_loss", _of_actions("selector"), _cql, conservative_coefficient=0.5, temperature=0.8),
     Case(
         "rl.n_step_td", _trajectories, (3, 6), ("values",), options={"n": 3, "time_dim": 1}, oracle=_n_step,
