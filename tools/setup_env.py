@@ -44,6 +44,7 @@ PINS = {
     "transformers": "transformers>=5",
     "accelerate": "accelerate>=1.1",
     "pytorch_metric_learning": "pytorch-metric-learning>=2.8",
+    "gymnasium": "gymnasium>=1.1",
     "matplotlib": "matplotlib>=3.8",
     "ruff": "ruff>=0.9",
     "mypy": "mypy>=1.13",

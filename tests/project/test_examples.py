@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 
@@ -49,6 +50,41 @@ def test_self_play_in_kuhns_poker_becomes_less_exploitable(tmp_path):
     for name, curve in results.items():
         assert abs(curve[0] - 11 / 24) < 1e-12, name
         assert curve[max(curve)] < 0.1, name
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    example.plot(results, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_the_pole_is_balanced_by_the_same_steps_with_either_loss(tmp_path):
+    pytest.importorskip("gymnasium", reason="gymnasium is not installed")
+    example = loaded("ppo_cartpole")
+    runs = example.run(steps=6144)
+    ours, theirs = runs["fastloss"], runs["torch"]
+    assert ours.losses[:40] == pytest.approx(theirs.losses[:40], rel=1e-4)  # of the first rollout
+    assert not 0 <= example.parted(runs) < 2048
+    for training in runs.values():
+        won = [won for _, won in training.episodes]
+        assert sum(won[-20:]) > 1.5 * sum(won[:20])
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    example.plot(runs, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_distributions_of_returns_are_near_the_exact_one(tmp_path):
+    example = loaded("c51_chain")
+    values, probabilities = example.exact()
+    mean = float((values * probabilities).sum())
+    worth = torch.zeros(example.STATES, dtype=torch.float64)  # by value iteration, which need not go right
+    for _ in range(300):
+        arrived = example.GAMMA * worth
+        arrived[0], arrived[-1] = example.SMALL, example.LARGE / 2
+        left, right = arrived[:-2], arrived[2:]
+        worth[1:-1] = torch.maximum(torch.lerp(right, left, example.SLIP), torch.lerp(left, right, example.SLIP))
+    assert abs(float(probabilities.sum()) - 1) < 1e-9 and abs(mean - float(worth[example.START])) < 1e-9
+    results = example.run(steps=700)
+    for name, result in results.items():
+        assert result.actions == [example.RIGHT] * 5, name
+        assert abs(result.mean - mean) < 0.1 and result.distance < 0.2, name
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     example.plot(results, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
