@@ -22,6 +22,7 @@ from fastloss.losses import (
     robust,
     segmentation,
     self_supervised,
+    transducer,
 )
 from fastloss.losses.binary import *
 from fastloss.losses.boxes import *
@@ -40,6 +41,7 @@ from fastloss.losses.regression import *
 from fastloss.losses.robust import *
 from fastloss.losses.segmentation import *
 from fastloss.losses.self_supervised import *
+from fastloss.losses.transducer import *
 
 __all__: list[str] = []
 __all__ += binary.__all__
@@ -59,3 +61,4 @@ __all__ += regression.__all__
 __all__ += robust.__all__
 __all__ += segmentation.__all__
 __all__ += self_supervised.__all__
+__all__ += transducer.__all__

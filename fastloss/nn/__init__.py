@@ -40,6 +40,7 @@ from fastloss.nn import (
     robust,
     segmentation,
     self_supervised,
+    transducer,
 )
 from fastloss.nn.alignment import *
 from fastloss.nn.binary import *
@@ -64,6 +65,7 @@ from fastloss.nn.rl import *
 from fastloss.nn.robust import *
 from fastloss.nn.segmentation import *
 from fastloss.nn.self_supervised import *
+from fastloss.nn.transducer import *
 
 __all__ = [
     "AdaptiveLogSoftmaxWithLoss",
@@ -100,3 +102,4 @@ __all__ += rl.__all__
 __all__ += robust.__all__
 __all__ += segmentation.__all__
 __all__ += self_supervised.__all__
+__all__ += transducer.__all__

@@ -44,6 +44,7 @@ from cases import (
     robust,
     segmentation,
     self_supervised,
+    transducer,
     unfused,
 )
 from cases.alignment import grpo, preference, reward, sequences
@@ -79,7 +80,7 @@ _FILES = (
     of_tokens,
     adversarial, penalty,
     denoising, flow, score, segmentation, multilabel, robust, boxes, parameters, predictions, continual,
-    probabilistic, descriptors, populations, diversity, embedding, unfused,
+    probabilistic, descriptors, populations, diversity, embedding, transducer, unfused,
 )  # fmt: skip
 TABLES: dict[str, list[Case]] = {file.__name__.removeprefix("cases."): file.CASES for file in _FILES}  # by family
 # Public, but no loss: (k, rows) numbers of rows or sequences, whose laws are in skeletons/test_row_outputs.py; and
