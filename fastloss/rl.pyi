@@ -4,6 +4,7 @@ from fastloss.functions.rl import count_bonus as count_bonus
 from fastloss.functions.rl import smoothed_actions as smoothed_actions
 from fastloss.functions.rl import symexp as symexp
 from fastloss.functions.rl import symlog as symlog
+from fastloss.losses.rl.actor_critic import ddpg_actor_loss as ddpg_actor_loss
 from fastloss.losses.rl.actor_critic import sac_actor_loss as sac_actor_loss
 from fastloss.losses.rl.actor_critic import sac_alpha_loss as sac_alpha_loss
 from fastloss.losses.rl.actor_critic import sac_critic_loss as sac_critic_loss
@@ -25,6 +26,9 @@ from fastloss.losses.rl.exploration import reward_prediction_loss as reward_pred
 from fastloss.losses.rl.exploration import rnd_loss as rnd_loss
 from fastloss.losses.rl.model import curl_loss as curl_loss
 from fastloss.losses.rl.model import temporal_contrastive_loss as temporal_contrastive_loss
+from fastloss.losses.rl.off_policy import awac_loss as awac_loss
+from fastloss.losses.rl.off_policy import awr_loss as awr_loss
+from fastloss.losses.rl.off_policy import impala_loss as impala_loss
 from fastloss.losses.rl.policy import ppo_clip_loss as ppo_clip_loss
 from fastloss.losses.rl.policy import ppo_loss as ppo_loss
 from fastloss.losses.rl.policy_gradient import a2c_loss as a2c_loss
@@ -59,4 +63,4 @@ from fastloss.losses.rl.world import dynamics_loss as dynamics_loss
 from fastloss.losses.rl.world import kl_balance as kl_balance
 from fastloss.losses.rl.world import rssm_loss as rssm_loss
 from fastloss.losses.rl.world import spr_loss as spr_loss
-__all__ = ['a2c_loss', 'c51_loss', 'categorical_projection', 'count_bonus', 'cql_loss', 'curl_loss', 'discounted_returns', 'double_q_learning', 'dqn_loss', 'dynamics_loss', 'entropy_loss', 'expected_sarsa', 'gae', 'hl_gauss_loss', 'icm_loss', 'inverse_dynamics_loss', 'iql_value_loss', 'iqn_loss', 'kl_balance', 'lambda_returns', 'linear_ppo_clip_loss', 'linear_ppo_loss', 'linear_scan', 'n_step_returns', 'n_step_td', 'next_state_loss', 'policy_gradient_loss', 'ppo_clip_loss', 'ppo_clip_loss_from_logits', 'ppo_loss', 'ppo_loss_from_logits', 'q_lambda', 'q_learning', 'quantile_huber_loss', 'redq_critic_loss', 'reinforce_loss', 'retrace', 'reward_prediction_loss', 'rnd_loss', 'rssm_loss', 'sac_actor_loss', 'sac_alpha_loss', 'sac_critic_loss', 'smoothed_actions', 'spr_loss', 'symexp', 'symlog', 'td3_actor_loss', 'td3_critic_loss', 'td_lambda', 'td_learning', 'temporal_contrastive_loss', 'tqc_critic_loss', 'tree_backup', 'two_hot', 'two_hot_loss', 'upgo', 'value_clip_loss', 'vtrace']
+__all__ = ['a2c_loss', 'awac_loss', 'awr_loss', 'c51_loss', 'categorical_projection', 'count_bonus', 'cql_loss', 'curl_loss', 'ddpg_actor_loss', 'discounted_returns', 'double_q_learning', 'dqn_loss', 'dynamics_loss', 'entropy_loss', 'expected_sarsa', 'gae', 'hl_gauss_loss', 'icm_loss', 'impala_loss', 'inverse_dynamics_loss', 'iql_value_loss', 'iqn_loss', 'kl_balance', 'lambda_returns', 'linear_ppo_clip_loss', 'linear_ppo_loss', 'linear_scan', 'n_step_returns', 'n_step_td', 'next_state_loss', 'policy_gradient_loss', 'ppo_clip_loss', 'ppo_clip_loss_from_logits', 'ppo_loss', 'ppo_loss_from_logits', 'q_lambda', 'q_learning', 'quantile_huber_loss', 'redq_critic_loss', 'reinforce_loss', 'retrace', 'reward_prediction_loss', 'rnd_loss', 'rssm_loss', 'sac_actor_loss', 'sac_alpha_loss', 'sac_critic_loss', 'smoothed_actions', 'spr_loss', 'symexp', 'symlog', 'td3_actor_loss', 'td3_critic_loss', 'td_lambda', 'td_learning', 'temporal_contrastive_loss', 'tqc_critic_loss', 'tree_backup', 'two_hot', 'two_hot_loss', 'upgo', 'value_clip_loss', 'vtrace']

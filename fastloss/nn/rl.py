@@ -7,9 +7,12 @@ __all__ = [
     "GAE",
     "UPGO",
     "A2CLoss",
+    "AWACLoss",
+    "AWRLoss",
     "C51Loss",
     "CQLLoss",
     "CURLLoss",
+    "DDPGActorLoss",
     "DQNLoss",
     "DiscountedReturns",
     "DoubleQLearningLoss",
@@ -18,6 +21,7 @@ __all__ = [
     "ExpectedSarsaLoss",
     "HLGaussLoss",
     "ICMLoss",
+    "IMPALALoss",
     "IQLValueLoss",
     "IQNLoss",
     "InverseDynamicsLoss",
@@ -208,6 +212,18 @@ class A2CLoss(FunctionLoss, of=losses.a2c_loss):
     """Advantage actor-critic."""
 
 
+class AWRLoss(FunctionLoss, of=losses.awr_loss):
+    """Advantage-weighted regression."""
+
+
+class AWACLoss(FunctionLoss, of=losses.awac_loss):
+    """The actor of advantage-weighted actor-critic."""
+
+
+class IMPALALoss(FunctionLoss, of=losses.impala_loss):
+    """Actor and critic from trajectories of another policy."""
+
+
 class SACActorLoss(FunctionLoss, of=losses.sac_actor_loss):
     """The actor of soft actor-critic."""
 
@@ -218,6 +234,10 @@ class SACCriticLoss(FunctionLoss, of=losses.sac_critic_loss):
 
 class SACAlphaLoss(FunctionLoss, of=losses.sac_alpha_loss):
     """The temperature of soft actor-critic."""
+
+
+class DDPGActorLoss(FunctionLoss, of=losses.ddpg_actor_loss):
+    """A deterministic policy by its critic."""
 
 
 class TD3ActorLoss(FunctionLoss, of=losses.td3_actor_loss):

@@ -62,6 +62,7 @@ from cases.rl import (
     ensembles,
     exploration,
     model,
+    off_policy,
     policy,
     policy_gradient,
     returns,
@@ -75,7 +76,7 @@ from fastloss.losses.alignment import advantages
 _FILES = (
     regression, binary, classification, distillation, language, margin, likelihood, contrastive, metric,
     self_supervised, policy, policy_gradient, tokens, value, temporal, actor_critic, categorical, distributional, model,
-    exploration, world, ensembles,
+    exploration, world, ensembles, off_policy,
     grpo, preference, reward, sequences,
     of_tokens,
     adversarial, penalty,

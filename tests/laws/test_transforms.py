@@ -39,7 +39,9 @@ def test_func_transforms(case, backend, device):
     both = torch.func.grad_and_value(f)
     x, rest = arguments[name], [arguments[key] for key in others]
     batch = torch.stack([x, 0.5 * x])
-    rests = [torch.stack([r, r.flip(0) if r.dim() else r]) for r in rest]
+    # in another order, but what has to rise
+    flipped = [r.flip(0) if r.dim() and key != "cu_seqlens" else r for key, r in zip(others, rest, strict=True)]
+    rests = [torch.stack(pair) for pair in zip(rest, flipped, strict=True)]
     for axes, operands in (((0, *[None] * len(rest)), rest), ((0, *[0] * len(rest)), rests)):
         entries = [[r[i] for r in operands] if operands is rests else operands for i in range(2)]
         with fastloss.backend("reference"):

@@ -7,6 +7,7 @@ from fastloss.losses.rl import (
     ensembles,
     exploration,
     model,
+    off_policy,
     policy,
     policy_gradient,
     returns,
@@ -21,6 +22,7 @@ from fastloss.losses.rl.distributional import *
 from fastloss.losses.rl.ensembles import *
 from fastloss.losses.rl.exploration import *
 from fastloss.losses.rl.model import *
+from fastloss.losses.rl.off_policy import *
 from fastloss.losses.rl.policy import *
 from fastloss.losses.rl.policy_gradient import *
 from fastloss.losses.rl.returns import *
@@ -36,6 +38,7 @@ __all__ += distributional.__all__
 __all__ += ensembles.__all__
 __all__ += exploration.__all__
 __all__ += model.__all__
+__all__ += off_policy.__all__
 __all__ += policy.__all__
 __all__ += policy_gradient.__all__
 __all__ += returns.__all__

@@ -9,7 +9,14 @@ from fastloss.core.composite import composite, elements, present
 from fastloss.core.metrics import Metrics
 from fastloss.losses.rl.transitions import Transitions, against, checked_alpha, of_critics
 
-__all__ = ["sac_actor_loss", "sac_alpha_loss", "sac_critic_loss", "td3_actor_loss", "td3_critic_loss"]
+__all__ = [
+    "ddpg_actor_loss",
+    "sac_actor_loss",
+    "sac_alpha_loss",
+    "sac_critic_loss",
+    "td3_actor_loss",
+    "td3_critic_loss",
+]
 
 
 def _expected(logp: Tensor, values: Tensor | float, alpha: float | Tensor) -> Tensor:
@@ -226,7 +233,7 @@ def td3_actor_loss(
 
     .. math:: \ell = -q(s, \pi(s))
 
-    The actor of TD3 (with the first critic) and of DDPG.
+    The actor of TD3, with the first critic: :func:`ddpg_actor_loss` under its other name.
 
     Args:
         q_values: of the actions of the policy, through which the gradient flows. The critic's parameters are to be
@@ -250,6 +257,48 @@ def td3_actor_loss(
 
     Example:
         >>> td3_actor_loss(torch.tensor([1.0, 2.0])).item()
+        -1.5
+    """
+    (q_values,) = present(q_values.shape, mask, normalizer, q_values)
+    return elements(-q_values)
+
+
+@composite()
+def ddpg_actor_loss(
+    q_values: Tensor,
+    *,
+    reduction: str = "mean",
+    mask: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+) -> Tensor:
+    r"""Deterministic policy gradient: minus what the critic says of the policy's actions.
+
+    .. math:: \ell = -q(s, \pi(s))
+
+    The critic's loss is :func:`td3_critic_loss` with one critic and no noise, or :func:`td_learning`.
+
+    Args:
+        q_values: of the actions of the policy, through which the gradient flows. The critic's parameters are to be
+            frozen by the caller.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``, over the steps.
+        mask: broadcasts to the losses; 0 takes one out, whatever it holds. Other values weight it.
+        normalizer: the denominator of the mean, instead of the sum of the mask: a number or a 0-d tensor.
+
+    Shape:
+        - q_values: (...)
+        - output: (...) for ``"none"``, else ()
+
+    Returns:
+        The loss, in the dtype of ``q_values`` (float32 under autocast).
+
+    Raises:
+        ValueError: a mask that does not fit.
+
+    Source:
+        Silver et al. 2014, Deterministic policy gradient algorithms; Lillicrap et al. 2016, arXiv:1509.02971.
+
+    Example:
+        >>> ddpg_actor_loss(torch.tensor([1.0, 2.0])).item()
         -1.5
     """
     (q_values,) = present(q_values.shape, mask, normalizer, q_values)

@@ -96,9 +96,12 @@ CASES = [
         "rl.sac_alpha_loss", _all_actions, (3, 4, 5), ("log_alpha",), variant="discrete", oracle=_sac_alpha,
         options={"target_entropy": -1.0, "discrete": True}, optional=MASKED, magnitude=8.0,
     ),
-    Case(
-        "rl.td3_actor_loss", lambda generator, shape: {"q_values": normal(generator, *shape, shift=3.0)}, (3, 4),
-        ("q_values",), oracle=lambda q_values: -q_values, optional=MASKED, twice=False,
+    *(
+        Case(
+            name, lambda generator, shape: {"q_values": normal(generator, *shape, shift=3.0)}, (3, 4), ("q_values",),
+            oracle=lambda q_values: -q_values, optional=MASKED, twice=False,
+        )
+        for name in ("rl.td3_actor_loss", "rl.ddpg_actor_loss")
     ),
     Case(
         "rl.td3_critic_loss", _deterministic, CRITICS, ("q_values",), optional=MASKED, magnitude=16.0,
