@@ -1,4 +1,4 @@
-"""Self-play in Kuhn's poker: how exploitable fictitious play, PSRO and counterfactual regret minimisation are.
+"""Self-play in Kuhn's poker: how exploitable fictitious play, PSRO, CFR and CFR+ are.
 
     python examples/kuhn_fictitious_play.py                     # 1000 iterations, seconds; kuhn_fictitious_play.png
     python examples/kuhn_fictitious_play.py --iterations 20     # a glance
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fastloss import games
 
-POINTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)  # at which CFR's average policy is looked at
+POINTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)  # at which averages are looked at
 
 
 def run(iterations: int = 1000) -> dict[str, dict[int, float]]:
@@ -23,11 +23,15 @@ def run(iterations: int = 1000) -> dict[str, dict[int, float]]:
     fictitious = games.fictitious_play(kuhn, iterations=iterations).exploitability.tolist()
     oracles = games.psro(kuhn, iterations=min(iterations, 10)).exploitability.tolist()  # in equilibrium by then
     points = [*(n for n in POINTS if n < iterations), iterations]
-    regrets = {n: games.exploitability(kuhn, games.cfr(kuhn, iterations=n)).item() for n in points}
+    regrets = {
+        name: {n: games.exploitability(kuhn, games.cfr(kuhn, iterations=n, plus=plus)).item() for n in points}
+        for name, plus in (("CFR", False), ("CFR+", True))
+    }
+    start = games.exploitability(kuhn, kuhn.uniform()).item()
     return {
         "fictitious play": dict(enumerate(fictitious)),
         "PSRO, Nash": dict(enumerate(oracles)),
-        "CFR": {0: games.exploitability(kuhn, kuhn.uniform()).item(), **regrets},
+        **{name: {0: start, **curve} for name, curve in regrets.items()},
     }
 
 

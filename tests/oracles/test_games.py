@@ -80,6 +80,91 @@ def test_cfr_finds_the_value_of_kuhns_poker() -> None:
     assert abs(named[0, "2"][1] - 3 * named[0, "0"][1]) < 0.1  # the king bets three times as often as the jack bluffs
 
 
+def _cfr_by_recursion(game, iterations: int, plus: bool) -> dict[tuple[int, str], np.ndarray]:
+    """Average policies, walking from state to state, with dictionaries."""
+    regrets: dict[tuple[int, str], np.ndarray] = {}
+    totals: dict[tuple[int, str], np.ndarray] = {}
+
+    def strategy(name: tuple[int, str], legal: list[int]) -> np.ndarray:
+        positive = np.maximum(regrets.setdefault(name, np.zeros(game.num_distinct_actions())), 0)
+        uniform = np.isin(np.arange(len(positive)), legal).astype(float)
+        weights = positive if positive.sum() > 0 else uniform
+        return weights / weights.sum()
+
+    def walk(state, reach: np.ndarray, moving: set[int], weight: int, gains: dict) -> np.ndarray:
+        """`reach`: of each player, and of chance."""
+        if state.is_terminal():
+            return np.array(state.returns())
+        if state.is_chance_node():
+            with_chance = [(p, np.append(reach[:-1], reach[-1] * p), a) for a, p in state.chance_outcomes()]
+            return sum(p * walk(state.child(a), further, moving, weight, gains) for p, further, a in with_chance)
+        player, legal = state.current_player(), list(state.legal_actions())
+        name = player, state.information_state_string()
+        policy = strategy(name, legal)
+        worth = {}
+        for action in legal:
+            further = reach.copy()
+            further[player] *= policy[action]
+            worth[action] = walk(state.child(action), further, moving, weight, gains)
+        value = sum(policy[action] * worth[action] for action in legal)
+        if player in moving:
+            gain = gains.setdefault(name, np.zeros(len(policy)))
+            for action in legal:
+                gain[action] += np.delete(reach, player).prod() * (worth[action][player] - value[player])
+            totals[name] = totals.get(name, 0) + weight * reach[player] * policy
+        return value
+
+    players = range(game.num_players())
+    for t in range(1, iterations + 1):
+        for moving in [{q} for q in players] if plus else [set(players)]:
+            gains: dict[tuple[int, str], np.ndarray] = {}
+            walk(game.new_initial_state(), np.ones(game.num_players() + 1), moving, t if plus else 1, gains)
+            for name, gain in gains.items():
+                regrets[name] = np.maximum(regrets[name] + gain, 0) if plus else regrets[name] + gain
+    return {name: total / total.sum() if total.sum() > 0 else strategy(name, []) for name, total in totals.items()}
+
+
+@pytest.mark.parametrize("plus", [False, True], ids=["cfr", "cfr+"])
+@pytest.mark.parametrize(
+    ("form", "game", "iterations"),
+    [(KUHN, games.KuhnPoker(), 7), (LEDUC, games.LeducPoker(), 3)],
+    ids=["kuhn", "leduc"],
+)
+def test_regret_minimisation_is_that_of_a_recursion_through_the_states(form, game, iterations, plus) -> None:
+    expected = _cfr_by_recursion(game, iterations, plus)
+    found = form.plan(games.cfr(form, iterations=iterations, plus=plus))
+    by_rows = torch.tensor(np.array([expected[name] for name in form.information_states]))
+    torch.testing.assert_close(found, form.plan(by_rows), rtol=0, atol=1e-12)
+
+
+def test_cfr_plus_comes_nearer_in_fewer_iterations() -> None:
+    for form, iterations, factor in ((KUHN, 200, 10), (LEDUC, 60, 4)):
+        slow, fast = (games.cfr(form, iterations=iterations, plus=plus) for plus in (False, True))
+        assert games.exploitability(form, fast) < games.exploitability(form, slow) / factor
+    wins = torch.randn(6, 4, generator=generator("plus"), dtype=torch.float64)
+    strategies = games.cfr(wins, iterations=2000, plus=True)
+    assert games.exploitability(wins, strategies) < 0.01
+    assert math.isclose(strategies[0] @ wins @ strategies[1], _scipys(wins.numpy()), abs_tol=0.02)
+    with pytest.raises(ValueError, match="at least 1"):
+        games.cfr(wins, iterations=0)
+
+
+@pytest.mark.parametrize("name", ["kuhn_poker", "leduc_poker"])
+def test_cfr_plus_is_that_of_open_spiel(name: str) -> None:
+    pyspiel = pytest.importorskip("pyspiel", reason="open_spiel is not installed")
+    game = pyspiel.load_game(name)
+    form = games.SequenceForm(game)
+    solver = pyspiel.CFRPlusSolver(game)
+    for _ in range(5):
+        solver.evaluate_and_update_policy()
+    theirs, policy = solver.average_policy(), form.uniform()
+    for row, (_, state) in enumerate(form.information_states):
+        for action, probability in theirs.get_state_policy(state):
+            policy[row, action] = probability
+    found = form.plan(games.cfr(form, iterations=5, plus=True))
+    torch.testing.assert_close(found, form.plan(policy), rtol=0, atol=1e-9)
+
+
 def test_self_play_in_leduc_poker_comes_nearer() -> None:
     learned = games.fictitious_play(LEDUC, iterations=60)
     assert math.isclose(learned.exploitability[0], 4.747222 / 2, abs_tol=5e-7)

@@ -87,31 +87,40 @@ def regret_matching(regrets: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def cfr(game: Game | Tensor | SequenceForm, *, iterations: int = 1000) -> Any:
-    r"""Counterfactual regret minimisation: regret matching at every information state, of all players at once.
+def cfr(game: Game | Tensor | SequenceForm, *, iterations: int = 1000, plus: bool = False) -> Any:
+    r"""Counterfactual regret minimisation: regret matching at every information state.
 
     .. math:: R_{t+1}(I, a) = R_t(I, a) + v_t(I, a) - \sum_b \pi_t(I, b)\, v_t(I, b)
 
     with the counterfactual values v: what the action wins, times the probability that chance and the others come to the
-    information state.
+    information state. All players move on at once, and all policies count alike in the average.
+
+    CFR+ differs in three ways. No regret stays below 0, :math:`R_{t+1} = \max(0, R_t + \dots)`, so that an action that
+    turns out to be good is played at once; the players take turns, and each meets the new policies of those before it;
+    the policy of iteration t counts t times.
 
     Args:
         game: payoffs (A, B) or (P, A_1, ..., A_P), a :class:`Game` or its :class:`SequenceForm`.
         iterations: how many policies are averaged.
+        plus: CFR+.
 
     Returns:
         The average policy, P strategies of a matrix game, else (I, A), in float64. In games of two players and zero sum
-        its exploitability falls at least as fast as one over the square root of ``iterations``.
+        its exploitability falls at least as fast as one over the square root of ``iterations``; so does
+        that of CFR+, and in poker faster.
 
     Raises:
         ValueError: fewer than one iteration.
 
     Source:
-        Zinkevich et al. 2007, Regret minimization in games with incomplete information.
+        Zinkevich et al. 2007, Regret minimization in games with incomplete information; CFR+: Tammelin 2014,
+        arXiv:1407.5042, the policies averaged as open_spiel's ``CFRPlusSolver`` does.
 
     Example:
         >>> kuhn = fastloss.games.SequenceForm(fastloss.games.KuhnPoker())
         >>> bool(fastloss.games.exploitability(kuhn, cfr(kuhn, iterations=200)) < 0.02)
+        True
+        >>> bool(fastloss.games.exploitability(kuhn, cfr(kuhn, iterations=200, plus=True)) < 0.002)
         True
     """
     if iterations < 1:
@@ -119,10 +128,22 @@ def cfr(game: Game | Tensor | SequenceForm, *, iterations: int = 1000) -> Any:
     form = SequenceForm.of(game)
     regrets = torch.zeros(form.legal.shape).to(form.gains)
     total = torch.zeros(form.owner.shape).to(form.gains)
-    for _ in range(iterations):
-        table = regret_matching(regrets, form.legal)
-        plan = form.plan(table)
-        worth, _ = form.values(form.against(plan), table)
-        regrets += worth - (worth * table).sum(1, keepdim=True)
-        total += plan
-    return form.given_back(form.behaviour(total / iterations))
+    for t in range(1, iterations + 1):
+        if not plus:
+            plan, gained = _regretted(form, regrets)
+            regrets += gained
+            total += plan
+            continue
+        for player in range(form.players):
+            plan, gained = _regretted(form, regrets)
+            regrets = torch.where(form.player[:, None] == player, (regrets + gained).clamp(min=0), regrets)
+            total += t * plan * (form.owner == player)
+    return form.given_back(form.behaviour(total / total[0]))
+
+
+def _regretted(form: SequenceForm, regrets: Tensor) -> tuple[Tensor, Tensor]:
+    """The plan that regret matching plays, and what each action would have won more, (I, A)."""
+    table = regret_matching(regrets, form.legal)
+    plan = form.plan(table)
+    worth, _ = form.values(form.against(plan), table)
+    return plan, worth - (worth * table).sum(1, keepdim=True)
