@@ -41,7 +41,10 @@ SECTIONS: dict[str, tuple[str, str]] = {
         "rl.iqn_loss",
     ),
     "7.6": ("models", "rl.dynamics_loss rl.kl_balance rl.rssm_loss rl.symlog rl.two_hot rl.spr_loss rl.curl_loss"),
-    "7.7": ("exploration", "rl.icm_loss rl.rnd_loss rl.count_bonus rl.entropy_loss"),
+    "7.7": (
+        "exploration",
+        "rl.icm_loss rl.rnd_loss rl.count_bonus rl.pseudo_count rl.disagreement_bonus rl.entropy_loss",
+    ),
     "8.1": ("self-play", "games.nash_conv games.exploitability games.fictitious_play games.psro games.cfr"),
     "8.2": ("populations", "games.neupl_loss"),
     "8.3": ("diversity", "games.pairwise_diversity_loss games.dpp_loss"),
