@@ -7,6 +7,11 @@ from fastloss.functions.rl import pseudo_count as pseudo_count
 from fastloss.functions.rl import smoothed_actions as smoothed_actions
 from fastloss.functions.rl import symexp as symexp
 from fastloss.functions.rl import symlog as symlog
+from fastloss.losses.rl.actions import categorical_log_prob as categorical_log_prob
+from fastloss.losses.rl.actions import gaussian_entropy as gaussian_entropy
+from fastloss.losses.rl.actions import gaussian_log_prob as gaussian_log_prob
+from fastloss.losses.rl.actions import tanh_gaussian_entropy as tanh_gaussian_entropy
+from fastloss.losses.rl.actions import tanh_gaussian_log_prob as tanh_gaussian_log_prob
 from fastloss.losses.rl.actor_critic import ddpg_actor_loss as ddpg_actor_loss
 from fastloss.losses.rl.actor_critic import sac_actor_loss as sac_actor_loss
 from fastloss.losses.rl.actor_critic import sac_alpha_loss as sac_alpha_loss
@@ -66,4 +71,4 @@ from fastloss.losses.rl.world import dynamics_loss as dynamics_loss
 from fastloss.losses.rl.world import kl_balance as kl_balance
 from fastloss.losses.rl.world import rssm_loss as rssm_loss
 from fastloss.losses.rl.world import spr_loss as spr_loss
-__all__ = ['RunningMeanStd', 'a2c_loss', 'awac_loss', 'awr_loss', 'c51_loss', 'categorical_projection', 'count_bonus', 'cql_loss', 'curl_loss', 'ddpg_actor_loss', 'disagreement_bonus', 'discounted_returns', 'double_q_learning', 'dqn_loss', 'dynamics_loss', 'entropy_loss', 'expected_sarsa', 'gae', 'hl_gauss_loss', 'icm_loss', 'impala_loss', 'inverse_dynamics_loss', 'iql_value_loss', 'iqn_loss', 'kl_balance', 'lambda_returns', 'linear_ppo_clip_loss', 'linear_ppo_loss', 'linear_scan', 'n_step_returns', 'n_step_td', 'next_state_loss', 'policy_gradient_loss', 'ppo_clip_loss', 'ppo_clip_loss_from_logits', 'ppo_loss', 'ppo_loss_from_logits', 'pseudo_count', 'q_lambda', 'q_learning', 'quantile_huber_loss', 'redq_critic_loss', 'reinforce_loss', 'retrace', 'reward_prediction_loss', 'rnd_loss', 'rssm_loss', 'sac_actor_loss', 'sac_alpha_loss', 'sac_critic_loss', 'smoothed_actions', 'spr_loss', 'symexp', 'symlog', 'td3_actor_loss', 'td3_critic_loss', 'td_lambda', 'td_learning', 'temporal_contrastive_loss', 'tqc_critic_loss', 'tree_backup', 'two_hot', 'two_hot_loss', 'upgo', 'value_clip_loss', 'vtrace']
+__all__ = ['RunningMeanStd', 'a2c_loss', 'awac_loss', 'awr_loss', 'c51_loss', 'categorical_log_prob', 'categorical_projection', 'count_bonus', 'cql_loss', 'curl_loss', 'ddpg_actor_loss', 'disagreement_bonus', 'discounted_returns', 'double_q_learning', 'dqn_loss', 'dynamics_loss', 'entropy_loss', 'expected_sarsa', 'gae', 'gaussian_entropy', 'gaussian_log_prob', 'hl_gauss_loss', 'icm_loss', 'impala_loss', 'inverse_dynamics_loss', 'iql_value_loss', 'iqn_loss', 'kl_balance', 'lambda_returns', 'linear_ppo_clip_loss', 'linear_ppo_loss', 'linear_scan', 'n_step_returns', 'n_step_td', 'next_state_loss', 'policy_gradient_loss', 'ppo_clip_loss', 'ppo_clip_loss_from_logits', 'ppo_loss', 'ppo_loss_from_logits', 'pseudo_count', 'q_lambda', 'q_learning', 'quantile_huber_loss', 'redq_critic_loss', 'reinforce_loss', 'retrace', 'reward_prediction_loss', 'rnd_loss', 'rssm_loss', 'sac_actor_loss', 'sac_alpha_loss', 'sac_critic_loss', 'smoothed_actions', 'spr_loss', 'symexp', 'symlog', 'tanh_gaussian_entropy', 'tanh_gaussian_log_prob', 'td3_actor_loss', 'td3_critic_loss', 'td_lambda', 'td_learning', 'temporal_contrastive_loss', 'tqc_critic_loss', 'tree_backup', 'two_hot', 'two_hot_loss', 'upgo', 'value_clip_loss', 'vtrace']

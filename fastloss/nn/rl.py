@@ -12,6 +12,7 @@ __all__ = [
     "C51Loss",
     "CQLLoss",
     "CURLLoss",
+    "CategoricalLogProb",
     "DDPGActorLoss",
     "DQNLoss",
     "DiscountedReturns",
@@ -19,6 +20,8 @@ __all__ = [
     "DynamicsLoss",
     "EntropyLoss",
     "ExpectedSarsaLoss",
+    "GaussianEntropy",
+    "GaussianLogProb",
     "HLGaussLoss",
     "ICMLoss",
     "IMPALALoss",
@@ -56,6 +59,8 @@ __all__ = [
     "TDLambda",
     "TDLearningLoss",
     "TQCCriticLoss",
+    "TanhGaussianEntropy",
+    "TanhGaussianLogProb",
     "TemporalContrastiveLoss",
     "TreeBackup",
     "TwoHotLoss",
@@ -290,3 +295,23 @@ class RSSMLoss(FunctionLoss, of=losses.rssm_loss):
 
 class SPRLoss(FunctionLoss, of=losses.spr_loss):
     """Self-predictive representations."""
+
+
+class GaussianLogProb(FunctionLoss, of=losses.gaussian_log_prob):
+    """Log-probability of actions of a Gaussian policy."""
+
+
+class GaussianEntropy(FunctionLoss, of=losses.gaussian_entropy):
+    """Entropy of a Gaussian policy."""
+
+
+class TanhGaussianLogProb(FunctionLoss, of=losses.tanh_gaussian_log_prob):
+    """Log-probability of actions of a Gaussian policy that is squashed by tanh."""
+
+
+class TanhGaussianEntropy(FunctionLoss, of=losses.tanh_gaussian_entropy):
+    """Entropy of a Gaussian policy that is squashed by tanh."""
+
+
+class CategoricalLogProb(FunctionLoss, of=losses.categorical_log_prob):
+    """Log-probability of actions of a categorical policy."""

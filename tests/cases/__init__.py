@@ -56,6 +56,7 @@ from cases.gan import adversarial, penalty
 from cases.quality_diversity import descriptors
 from cases.regularization import continual, parameters, predictions
 from cases.rl import (
+    actions,
     actor_critic,
     categorical,
     distributional,
@@ -76,7 +77,7 @@ from fastloss.losses.alignment import advantages
 _FILES = (
     regression, binary, classification, distillation, language, margin, likelihood, contrastive, metric,
     self_supervised, policy, policy_gradient, tokens, value, temporal, actor_critic, categorical, distributional, model,
-    exploration, world, ensembles, off_policy,
+    exploration, world, ensembles, off_policy, actions,
     grpo, preference, reward, sequences,
     of_tokens,
     adversarial, penalty,

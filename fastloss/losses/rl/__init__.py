@@ -1,6 +1,7 @@
 """Losses of reinforcement learning."""
 
 from fastloss.losses.rl import (
+    actions,
     actor_critic,
     categorical,
     distributional,
@@ -16,6 +17,7 @@ from fastloss.losses.rl import (
     value,
     world,
 )
+from fastloss.losses.rl.actions import *
 from fastloss.losses.rl.actor_critic import *
 from fastloss.losses.rl.categorical import *
 from fastloss.losses.rl.distributional import *
@@ -32,6 +34,7 @@ from fastloss.losses.rl.value import *
 from fastloss.losses.rl.world import *
 
 __all__: list[str] = []
+__all__ += actions.__all__
 __all__ += actor_critic.__all__
 __all__ += categorical.__all__
 __all__ += distributional.__all__
