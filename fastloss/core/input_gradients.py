@@ -38,5 +38,5 @@ def norms(vectors: Tensor) -> Tensor:
     """(N,), the Euclidean norms of what is behind the first dimension; at 0, where one has no derivative, the gradient
     is 0."""
     square = vectors.flatten(1).square().sum(1)
-    positive = square > 0
-    return torch.where(positive, torch.where(positive, square, 1).sqrt(), 0)
+    nonzero = square != 0  # of a NaN, too
+    return torch.where(nonzero, torch.where(nonzero, square, 1).sqrt(), 0)

@@ -65,6 +65,91 @@ def test_penalties_of_several_dtypes() -> None:
     assert regularization.l1_penalty(half).dtype == torch.bfloat16
 
 
+def _lists(kind: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Parameters that are small, large, many, of several layouts and dtypes; anchors and weights of their shapes."""
+    g = generator(kind)
+    shapes = [(5, 7), (3,), (), (0, 4), (4, 0), (2, 3, 5), (300, 301), (20, 5000), (1, 7)]
+    shapes += [(k % 40 + 1, 64) for k in range(90)] + [(k + 1,) for k in range(90)]
+    lists = [[torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes] for _ in range(3)]
+    lists[0][0] = lists[0][0].T.contiguous().T
+    lists[0][5] = lists[0][5][:, :1].expand(2, 3, 5)
+    if kind == "several dtypes":
+        dtypes = (torch.float64, torch.float32, torch.bfloat16)
+        lists = [[x.to(dtypes[(j + k) % 3]) for k, x in enumerate(xs)] for j, xs in enumerate(lists)]
+    lists[0][10] = lists[0][10] * 0  # a group of zeros is no reason for a NaN
+    return tuple(lists)
+
+
+def _plain(name: str, x: Tensor, anchor: Tensor, weight: Tensor) -> Tensor:
+    if name == "group_lasso":
+        rows = x.flatten(1) if x.dim() > 1 else x.reshape(-1, 1)
+        return sum((math.sqrt(len(row)) * row.norm() for row in rows), x.new_zeros(()))
+    if name == "ewc_loss":
+        return (weight * (x - anchor) ** 2).sum() / 2
+    return {"l1_penalty": 1.0, "elastic_net_penalty": 0.3}.get(name, 0.0) * x.abs().sum() + {
+        "l2_penalty": 1.0, "elastic_net_penalty": 0.7,
+    }.get(name, 0.0) * (x * x).sum()  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["one dtype", "several dtypes"])
+@pytest.mark.parametrize("name", ["l1_penalty", "l2_penalty", "group_lasso", "elastic_net_penalty", "ewc_loss"])
+def test_a_penalty_of_many_tensors_is_the_sum_of_theirs(name: str, kind: str) -> None:
+    given, anchors, weights = _lists(kind)
+    more = {"l1": 0.3, "l2": 0.7} if name == "elastic_net_penalty" else {}
+    others = (anchors, weights) if name == "ewc_loss" else ()
+    constant = {4, 7, 30}  # of others nobody asks for the gradient
+    leaves = [x.detach() if k in constant else x.detach().requires_grad_() for k, x in enumerate(given)]
+    asked = [x for x in leaves if x.requires_grad]
+    value = getattr(regularization, name)(leaves, *others, **more)
+    assert value.grad_fn is not None and value.dtype == torch.float64
+    found = torch.autograd.grad(3 * value, asked)
+    doubles = [x.detach().double().requires_grad_(x.requires_grad) for x in leaves]
+    losses = [_plain(name, x, a.double(), w.double()) for x, a, w in zip(doubles, anchors, weights, strict=True)]
+    single = kind == "several dtypes"
+    torch.testing.assert_close(value, sum(losses), rtol=1e-5 if single else 1e-12, atol=0)
+    of = [x for x in doubles if x.requires_grad]
+    right = torch.autograd.grad(3 * sum(losses), of, materialize_grads=True)
+    for x, a, b in zip(asked, found, right, strict=True):
+        assert a.dtype == x.dtype and a.shape == x.shape
+        assert_close(a, b, x.dtype)
+
+
+def test_a_penalty_of_many_tensors_is_one_node_with_few_calls() -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    calls: list[str] = []
+
+    class Listening(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            calls.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    leaves = [torch.ones(8, 8, requires_grad=True) for _ in range(500)]
+    for name in ("l1_penalty", "l2_penalty", "group_lasso", "elastic_net_penalty"):
+        calls.clear()
+        with Listening():
+            value = getattr(regularization, name)(leaves)
+        assert len([c for c in calls if "view" not in c and "detach" not in c]) < 30, (name, calls)
+        nodes, edges = [value.grad_fn], []
+        while nodes:
+            node = nodes.pop()
+            following = [after for after, _ in node.next_functions if after is not None]
+            if "AccumulateGrad" in {type(after).__name__ for after in following}:
+                edges.append(len(following))
+            else:
+                nodes += following
+        assert edges == [500], name
+
+
+@pytest.mark.parametrize("name", ["l1_penalty", "l2_penalty", "group_lasso", "elastic_net_penalty"])
+def test_a_penalty_of_a_weight_that_is_not_a_number_is_none(name: str) -> None:
+    weights = [torch.ones(3, 3), torch.full((2, 2), math.nan), torch.full((2,), math.nan)]
+    penalty = getattr(regularization, name)
+    assert penalty(weights).isnan()
+    of_reference = torch.func.vmap(lambda *some: penalty(some))  # type: ignore[misc]
+    assert of_reference(*[x[None] for x in weights]).isnan().all()
+
+
 def test_the_elastic_net_is_scikit_learns() -> None:
     """At its minimum 0 is in the subdifferential: the gradient of data and ridge is within l1 where a weight is 0."""
     linear_model = pytest.importorskip("sklearn.linear_model")

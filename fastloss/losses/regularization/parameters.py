@@ -9,8 +9,7 @@ from torch import Tensor
 
 from fastloss.core.composite import composite
 from fastloss.core.dtypes import widened
-from fastloss.core.input_gradients import norms
-from fastloss.skeletons.parameters import collected, power_sum
+from fastloss.skeletons.parameters import collected, group_norms, power_sum
 
 __all__ = [
     "elastic_net_penalty",
@@ -52,7 +51,7 @@ def l1_penalty(
         >>> l1_penalty([torch.tensor([1.0, -2.0]), torch.tensor([0.5])]).item()
         3.5
     """
-    return power_sum(collected(parameters, biases), 1)
+    return power_sum(collected(parameters, biases), 1.0, 0.0)
 
 
 @composite(calls_model=True)
@@ -84,7 +83,7 @@ def l2_penalty(
         >>> l2_penalty([torch.tensor([1.0, -2.0]), torch.tensor([0.5])]).item()
         5.25
     """
-    return power_sum(collected(parameters, biases), 2)
+    return power_sum(collected(parameters, biases), 0.0, 1.0)
 
 
 @composite(calls_model=True)
@@ -125,8 +124,7 @@ def elastic_net_penalty(
         >>> elastic_net_penalty(torch.tensor([1.0, -2.0]), l1=0.5).item()
         6.5
     """
-    tensors = collected(parameters, biases)
-    return l1 * power_sum(tensors, 1) + l2 * power_sum(tensors, 2)
+    return power_sum(collected(parameters, biases), l1, l2)
 
 
 def _sum(values: list[Tensor]) -> Tensor:
@@ -176,8 +174,7 @@ def group_lasso(
         >>> group_lasso(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), sizes=False).item()
         5.0
     """
-    tensors = [x.reshape(-1, 1) if x.dim() < 2 else x.flatten(1) for x in widened(*collected(parameters, biases))]
-    return _sum([(x.shape[1] ** 0.5 if sizes else 1.0) * norms(x).sum() for x in tensors])
+    return group_norms(collected(parameters, biases), sizes)
 
 
 @composite(calls_model=True)
