@@ -221,7 +221,34 @@ struct StepTask {
     }
     if constexpr (Loss::sums > 0)
       for (int i = 0; i < Loss::sums; ++i) totals.own[i] = A(own[i]);
+    if constexpr (Loss::expectations > 0) expectations_of_row(f, x, other, totals);
     store(row, totals);
+  }
+
+  // The logits of both rows are in the second-level cache, where the statistics' reading has left them.
+  FASTLOSS_INLINE void expectations_of_row(const Loss& f, const T* x, const T* other, Totals& totals) const {
+    const A inverse_sum = S::exp(-totals.log_sum);
+    const A second_inverse = Loss::two_rows ? S::exp(-totals.second_log_sum) : A(0);
+    double all[own_sums<Loss>] = {};
+    for (int64_t start = 0; start < C; start += kChunk) {
+      const int64_t size = C - start < kChunk ? C - start : kChunk;
+      V chunk[own_sums<Loss>] = {};
+      S::for_each(size, [&](int64_t c, int count) __attribute__((always_inline)) {
+        RowClass<V> k{};
+        k.z = f.logit(S::get(x + start + c, count, A(0)));
+        k.from_max = k.z - totals.max;
+        k.p = S::exp(k.from_max) * inverse_sum;
+        if constexpr (Loss::two_rows) {
+          k.second_from_max = f.logit(S::get(other + start + c, count, A(0))) - totals.second_max;
+          k.second_p = S::exp(k.second_from_max) * second_inverse;
+        }
+        V term[own_sums<Loss>];
+        f.expect(k, k.from_max - totals.log_sum, k.second_from_max - totals.second_log_sum, term);
+        for (int i = 0; i < Loss::expectations; ++i) chunk[i] += S::first(count, term[i], V{});
+      });
+      for (int i = 0; i < Loss::expectations; ++i) all[i] += S::sum(chunk[i]);
+    }
+    for (int i = 0; i < Loss::expectations; ++i) totals.own[Loss::sums + i] = A(all[i]);
   }
 
   template <bool Dense>
@@ -269,7 +296,7 @@ struct StepTask {
     int64_t n, d, row;  // of the first lane
     int count;
     I target, live;  // of each lane
-    V z_y, slope_y;  // where there are sums of its own, or a margin: the target's logit; its slope
+    V z_y, slope_y;  // where there are sums or expectations of its own, or a margin: the target's logit; its slope
   };
   FASTLOSS_INLINE Column column(int64_t task) const {
     Column k{};
@@ -281,7 +308,7 @@ struct StepTask {
       const int64_t y = i < k.count ? target_of(k.row + i) : -1;
       S::set(k.target, i, int32_t(y));
       S::set(k.live, i, i < k.count && !ignored(k.row + i) ? -1 : 0);
-      if constexpr (Loss::margin || Loss::sums > 0)
+      if constexpr (Loss::margin || own_count<Loss> > 0)
         if (y >= 0) S::set(k.z_y, i, target_logit(place(p.logits, k, y) + i));
       if constexpr (Loss::margin)
         if (y >= 0) S::set(k.slope_y, i, loss.target_slope(loss.logit(S::scalar(place(p.logits, k, y) + i))));
@@ -317,7 +344,7 @@ struct StepTask {
     }
     const V none = V{} - infinity;
     const V shift = (max == none) ? V{} : max, second_shift = (second_max == none) ? V{} : second_max;
-    V sum{}, second_sum{}, mass{}, linear{}, z_y{}, own[own_sums<Loss>] = {};
+    V sum{}, second_sum{}, mass{}, linear{}, z_y = Loss::expectations > 0 ? k.z_y : V{}, own[own_sums<Loss>] = {};
     for (int64_t c = 0; c < C; ++c) {
       RowClass<V> j{};
       j.z = with_margin(k, c, column_logit(p.logits, k, c));
@@ -325,7 +352,9 @@ struct StepTask {
       j.from_max = j.z - shift;
       j.p = S::exp(j.from_max);
       sum += j.p;
-      z_y = (k.target == int32_t(c)) ? j.z : z_y;
+      // Not of what compares two softmaxes: j.z would not be fused into j.from_max then, as the second row's logit is,
+      // and equal rows would not have equal sums.
+      if constexpr (Loss::expectations == 0) z_y = (k.target == int32_t(c)) ? j.z : z_y;
       if constexpr (Loss::two_rows) {
         j.second_from_max = column_logit(p.second, k, c) - second_shift;
         j.second_p = S::exp(j.second_from_max);
@@ -342,6 +371,8 @@ struct StepTask {
         for (int i = 0; i < Loss::sums; ++i) own[i] += term[i];
       }
     }
+    if constexpr (Loss::expectations > 0)
+      expectations_of_column(k, shift, second_shift, S::log(sum), S::log(second_sum), own);
     for (int i = 0; i < k.count; ++i) {
       Totals totals = nothing();
       if (S::lane(k.live, i)) {
@@ -356,10 +387,30 @@ struct StepTask {
           totals.second_max = S::lane(second_max, i);
           totals.second_log_sum = S::log(double(S::lane(second_sum, i)));
         }
-        if constexpr (Loss::sums > 0)
-          for (int s = 0; s < Loss::sums; ++s) totals.own[s] = S::lane(own[s], i);
+        if constexpr (own_count<Loss> > 0)
+          for (int s = 0; s < own_count<Loss>; ++s) totals.own[s] = S::lane(own[s], i);
       }
       store(k.row + i, totals);
+    }
+  }
+
+  FASTLOSS_INLINE void expectations_of_column(const Column& k, V max, V second_max, V log_sum, V second_log_sum,
+                                              V (&own)[own_sums<Loss>]) const {
+    for (int64_t c = 0; c < C; ++c) {
+      RowClass<V> j{};
+      j.z = column_logit(p.logits, k, c);
+      j.from_max = j.z - max;
+      const V log_p = j.from_max - log_sum;
+      j.p = S::exp(log_p);
+      V second_log_p{};
+      if constexpr (Loss::two_rows) {
+        j.second_from_max = column_logit(p.second, k, c) - second_max;
+        second_log_p = j.second_from_max - second_log_sum;
+        j.second_p = S::exp(second_log_p);
+      }
+      V term[own_sums<Loss>];
+      loss.expect(j, log_p, second_log_p, term);
+      for (int i = 0; i < Loss::expectations; ++i) own[Loss::sums + i] += term[i];
     }
   }
 

@@ -11,6 +11,7 @@ from fastloss.core.arguments import Hyper, accumulator_dtype
 from fastloss.core.autograd import gradient_wanted
 from fastloss.core.composite import composite
 from fastloss.core.dispatch import fused
+from fastloss.core.elementary import softplus
 from fastloss.core.reductions import aggregate, check_fit
 from fastloss.losses.log_prob import selective_log_softmax
 from fastloss.skeletons.row_outputs import LEFT_OUT, RowOutputs
@@ -23,8 +24,8 @@ __all__ = [
     "topk_distillation_loss",
 ]
 
-_KINDS = ("forward_kl", "reverse_kl", "jsd", "tvd", "skewed_forward_kl", "skewed_reverse_kl")
 _TEMPERATURE = {"temperature": Hyper(low=1e-30)}
+_MIXED = {**_TEMPERATURE, "mixing": Hyper(low=0.0, high=1.0)}
 
 
 # ------------------------------------------------------------------------------------------ of rows, for the kernels
@@ -62,21 +63,57 @@ def reverse_kl(logits: Tensor, target: Tensor | None, second: Tensor, *, tempera
     return torch.where(counted, _expectation(student, student - teacher), 0)[None]
 
 
-def _mixed(
-    logits: Tensor, target: Tensor | None, second: Tensor, temperature: float, kind: str, mixing: float
+def _mixture(student: Tensor, teacher: Tensor, mixing: float) -> Tensor:
+    """log(mixing * t + (1 - mixing) * s)
+
+    Not by torch.logaddexp, whose derivative is NaN where both are -inf, and its second one where they are far apart.
+    """
+    of_teacher, of_student = teacher + math.log(mixing), student + math.log1p(-mixing)
+    absent = student == -math.inf
+    of_student = torch.where(absent, 0, of_student)
+    step = of_teacher - of_student
+    both = torch.where(step > 0, of_teacher + softplus(-step), of_student + softplus(step))
+    return torch.where(absent, of_teacher, both)
+
+
+@fused(RowOutputs(parameters=_MIXED, expectations=2, two_rows=True))
+def jsd(
+    logits: Tensor, target: Tensor | None, second: Tensor, *, temperature: float = 1.0, mixing: float = 0.5
 ) -> Tensor:
-    """The divergences that need both softmaxes at every class, in torch: (rows,)"""
+    """mixing KL(teacher || mixture) + (1 - mixing) KL(student || mixture): (1, rows)"""
     student, teacher, counted = _log_softmaxes(logits, target, second, temperature)
-    if kind == "tvd":
-        losses = 0.5 * (student.exp() - teacher.exp()).abs().sum(1)
-    else:
-        mixture = torch.logaddexp(teacher + math.log(mixing), student + math.log1p(-mixing))
-        losses = torch.zeros_like(student[:, 0])
-        if kind != "skewed_reverse_kl":
-            losses = losses + (mixing if kind == "jsd" else 1.0) * _expectation(teacher, teacher - mixture)
-        if kind != "skewed_forward_kl":
-            losses = losses + ((1 - mixing) if kind == "jsd" else 1.0) * _expectation(student, student - mixture)
-    return torch.where(counted, losses, 0)
+    mixture = _mixture(student, teacher, mixing)
+    of_teacher, of_student = _expectation(teacher, teacher - mixture), _expectation(student, student - mixture)
+    return torch.where(counted, mixing * of_teacher + (1 - mixing) * of_student, 0)[None]
+
+
+@fused(RowOutputs(parameters=_MIXED, expectations=2, two_rows=True))
+def skewed_forward_kl(
+    logits: Tensor, target: Tensor | None, second: Tensor, *, temperature: float = 1.0, mixing: float = 0.5
+) -> Tensor:
+    """KL(teacher || mixture): (1, rows)"""
+    student, teacher, counted = _log_softmaxes(logits, target, second, temperature)
+    return torch.where(counted, _expectation(teacher, teacher - _mixture(student, teacher, mixing)), 0)[None]
+
+
+@fused(RowOutputs(parameters=_MIXED, expectations=2, two_rows=True))
+def skewed_reverse_kl(
+    logits: Tensor, target: Tensor | None, second: Tensor, *, temperature: float = 1.0, mixing: float = 0.5
+) -> Tensor:
+    """KL(student || mixture): (1, rows)"""
+    student, teacher, counted = _log_softmaxes(logits, target, second, temperature)
+    return torch.where(counted, _expectation(student, student - _mixture(student, teacher, mixing)), 0)[None]
+
+
+@fused(RowOutputs(parameters=_TEMPERATURE, expectations=2, two_rows=True))
+def tvd(logits: Tensor, target: Tensor | None, second: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """sum |teacher - student| / 2: (1, rows)"""
+    student, teacher, counted = _log_softmaxes(logits, target, second, temperature)
+    return torch.where(counted, 0.5 * (student.exp() - teacher.exp()).abs().sum(1), 0)[None]
+
+
+_OF_MIXTURES = {"jsd": jsd, "skewed_forward_kl": skewed_forward_kl, "skewed_reverse_kl": skewed_reverse_kl}
+_KINDS = {"forward_kl": forward_kl, "reverse_kl": reverse_kl, "tvd": tvd, **_OF_MIXTURES}
 
 
 def _divergences(student: Tensor, teacher: Tensor, kind: str, mixing: float, temperature: float, mask: Tensor | None):
@@ -93,12 +130,8 @@ def _divergences(student: Tensor, teacher: Tensor, kind: str, mixing: float, tem
         target = torch.where(mask.expand(shape) != 0, 0, LEFT_OUT).reshape(-1)
     if kind == "jsd" and mixing in (0.0, 1.0):
         kind = "reverse_kl" if mixing else "forward_kl"
-    if kind == "forward_kl":
-        losses = forward_kl(rows, target, others, temperature=temperature)[0]
-    elif kind == "reverse_kl":
-        losses = reverse_kl(rows, target, others, temperature=temperature)[0]
-    else:
-        losses = _mixed(rows, target, others, temperature, kind, mixing)
+    more = {"mixing": mixing} if kind in _OF_MIXTURES else {}
+    losses = _KINDS[kind](rows, target, others, temperature=temperature, **more)[0]
     return losses.reshape(shape)
 
 
@@ -142,8 +175,8 @@ def distillation_loss(
     "skewed_reverse_kl"    KL(s || m)
     =====================  ================================================================================
 
-    The teacher is a constant. "forward_kl" and "reverse_kl" are fused: the two rows are read once forward and once
-    backward, and no softmax is stored. The others are torch's operations.
+    The teacher is a constant. All kinds are fused, and no softmax is stored: the two rows are read once forward (once
+    more, from a cache, for "tvd" and those with a mixture) and once backward.
 
     Args:
         student_logits, teacher_logits: floating-point, of the same shape.

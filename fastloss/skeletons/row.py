@@ -196,6 +196,7 @@ class Row:
     """
 
     repeats = True  # a call like an earlier one may skip the lowering
+    expectations = 0  # those are of outputs in steps (row_outputs.py)
 
     def __init__(
         self,

@@ -3,9 +3,9 @@
 What stands on it is not a loss yet but what losses are made of: a function (logits (rows, C), index target (rows,) or
 None, second row of logits or None, hyper-parameters) -> (outputs, rows), in the accumulator dtype. Where the function
 says how a logit enters the softmax, it takes ``candidates`` (rows, K), too, and their logits as they enter come after
-the outputs: (outputs + K, rows). Forward reads the logits once and keeps a few numbers of each row; backward reads them
-once and writes the gradient. So the upstream gradients of all outputs may be anything, and what is made of them is
-O(rows).
+the outputs: (outputs + K, rows). Forward reads the logits once (for expectations under the softmax once more, from a
+cache) and keeps a few numbers of each row; backward reads them once and writes the gradient. So the upstream gradients
+of all outputs may be anything, and what is made of them is O(rows).
 
 A row whose target is :data:`LEFT_OUT` is neither read nor, but for a gradient of 0, written. A row has the same bits in
 every batch, at every place in it, for any number of threads, and with or without a gradient.
@@ -154,6 +154,7 @@ class RowOutputs:
         parameters: the hyper-parameters that the kernels take, in the order in which they take them.
         outputs: numbers that a row gives.
         sums: sums over the classes that are the functor's own.
+        expectations: those that need the softmax itself, and a second reading of the row.
         two_rows: there is a second row of logits, a constant.
         entering: (logits, hyper-parameters) -> (the logits as they enter the softmax, their derivative by the logits);
             of functions that take candidates.
@@ -167,6 +168,7 @@ class RowOutputs:
         parameters: Mapping[str, Hyper],
         outputs: int = 1,
         sums: int = 0,
+        expectations: int = 0,
         two_rows: bool = False,
         entering: Callable[..., tuple[Tensor, Tensor]] | None = None,
     ) -> None:
@@ -174,7 +176,8 @@ class RowOutputs:
         self.outputs = outputs
         self.two_rows = two_rows
         self.entering = entering
-        self.statistics = COMMON_STATISTICS + 2 * two_rows + sums
+        self.expectations = expectations
+        self.statistics = COMMON_STATISTICS + 2 * two_rows + sums + expectations
 
     def attach(self, reference: Callable[..., Any]) -> None:
         self.signature = Signature(reference, self.parameters)

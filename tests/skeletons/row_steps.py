@@ -31,11 +31,17 @@ PARAMETERS: dict[str, list[float]] = {
     "log_softmax_and_more": [1.4, 6.0, 0.8],
     "forward_kl": [1.3],
     "reverse_kl": [0.8],
+    "jsd": [1.3, 0.3],
+    "skewed_forward_kl": [0.8, 0.1],
+    "skewed_reverse_kl": [1.0, 0.6],
+    "tvd": [1.2],
     "margin_softmax": [16.0, 1.2, 0.4, 0.1, 0.0, 1.0],
     "margin_softmax, shifted": [16.0, 1.0, 0.4, 0.1, 0.0, 1.0],
 }
 """Of what has several outputs, own sums, a margin, a second row of logits (fastloss/skeletons/row_outputs.py)."""
-OF_WHOLE_ROWS = ("log_softmax_and_more",)  # the rank looks at the target's logit, which only one slice has
+OF_BOTH_SOFTMAXES = ("jsd", "skewed_forward_kl", "skewed_reverse_kl", "tvd")
+OF_WHOLE_ROWS = ("log_softmax_and_more", *OF_BOTH_SOFTMAXES)
+"""The rank looks at the target's logit, which only one slice has; expectations at the softmax."""
 
 
 # ------------------------------------------------------------------------------------------ calls
@@ -236,6 +242,52 @@ def rows_alone(operators: Any, call: Call) -> None:
         same(known, statistics[:, one])
         same(alone.outputs(operators, known), outputs[:, one])
         same(alone.gradient(operators, upstream[:, one].contiguous(), known), gradient[one])
+
+
+def classes_without_probability(operators: Any, loss: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Of OF_BOTH_SOFTMAXES, which are finite for any two: -inf in one row, in the other, in both; logits whose
+    probability is 0 or no normal number; equal rows; rows left out. And what is NaN: a row of -inf alone, +inf, NaN."""
+    call = made(loss, shape, dtype, torch.Generator().manual_seed(shape[1]))
+    assert call.second is not None
+    x, other = call.logits.clone(), call.second.clone()
+    x[:, 1::7], other[:, 2::7] = -math.inf, -math.inf
+    x[:, 3::7] = other[:, 3::7] = -math.inf
+    whole(operators, dataclasses.replace(call, logits=x, second=other))
+
+    steps = torch.linspace(-150, -80, len(range(1, shape[1], 2)), dtype=torch.float64).to(dtype)
+    for share in (1e-4, 0.5, 0.9999):
+        x, other = call.logits.clone(), call.second.clone()
+        for far in (x, other):
+            far[:, 1::2] = steps if x.dim() == 2 else steps[:, None]
+        other[:, 1::4] = -1000.0
+        parameters = [1.0, share][: len(call.parameters)]
+        far = dataclasses.replace(call, parameters=parameters, logits=x, second=other)
+        whole(operators, far)
+        gradient = far.gradient(operators, far.upstream(), far.statistics(operators))
+        assert gradient.isfinite().all()
+
+    equal = dataclasses.replace(call, second=call.logits)
+    statistics = equal.statistics(operators)
+    gradient = equal.gradient(operators, equal.upstream(), statistics)
+    for what in (equal.outputs(operators, statistics), gradient):
+        bound = 0.0 if loss == "tvd" else 4 * tolerance(accumulator_dtype(dtype))
+        assert what.abs().max() <= bound
+
+    left_out = dataclasses.replace(call, target=torch.zeros(call.rows, dtype=torch.long))
+    assert left_out.target is not None
+    left_out.target[1::2] = IGNORE
+    spread = left_out._spread(left_out.ignored)
+    left_out = dataclasses.replace(
+        left_out, logits=call.logits.masked_fill(spread, math.nan), second=call.second.masked_fill(spread, math.nan)
+    )
+    whole(operators, left_out)
+    assert (left_out.statistics(operators)[8:, left_out.ignored] == 0).all()
+
+    for value in (-math.inf, math.inf, math.nan):
+        for spoilt in ("logits", "second"):
+            x = getattr(call, spoilt).clone()
+            x[0, slice(None) if value == -math.inf else 2] = value
+            whole(operators, dataclasses.replace(call, **{spoilt: x}))
 
 
 def apart(x: Tensor | None) -> Tensor | None:

@@ -251,3 +251,11 @@ def test_a_slice_of_infinite_logits_adds_nothing_to_sums_of_the_functors_own() -
                     logits[:, finite:] = -math.inf
             row_steps.whole(OPERATORS, call)
             row_steps.slices(OPERATORS, call, [finite, finite + 2])
+
+
+@needs_cpu
+@each_dtype
+@pytest.mark.parametrize("shape", [(4, 37), (3, 4500), (2, 21, 9)], ids=str)
+@pytest.mark.parametrize("loss", row_steps.OF_BOTH_SOFTMAXES)
+def test_classes_without_probability(loss: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    row_steps.classes_without_probability(OPERATORS, loss, shape, dtype)

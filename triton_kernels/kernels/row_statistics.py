@@ -111,7 +111,7 @@ def dense_mass(LOSS: tl.constexpr, c, soft, weight, column, in_row, mask, A: tl.
 def row_statistics_kernel(
     logits, second, target, soft, weight, statistics,
     rows, classes, positions, blocks, strides, first_class, all_classes, ignore_index, c,
-    LOSS: tl.constexpr, DENSE: tl.constexpr, SUMS: tl.constexpr, BY_CLASS: tl.constexpr,
+    LOSS: tl.constexpr, DENSE: tl.constexpr, SUMS: tl.constexpr, EXPECTATIONS: tl.constexpr, BY_CLASS: tl.constexpr,
     PACKET: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     """statistics (k, rows). strides: of the logits, the second row, the soft target, over rows (or batches) and
@@ -210,6 +210,33 @@ def row_statistics_kernel(
     after = statistics + (OWN if second is None else OWN + 2) * rows
     for k in tl.static_range(SUMS):
         tl.store(after + k * rows + row, tl.where(counted, own[k], 0.0), mask=exists)
+    if EXPECTATIONS > 0:
+        log_total = tl.log(total)
+        second_log_total = tl.log(second_total)
+        sums = ()
+        for _k in tl.static_range(EXPECTATIONS):
+            sums += (tl.zeros((ROWS,), A),)
+        # The same classes once more, now that their softmax is known; fewer at once, as there is more to know of each.
+        HALF: tl.constexpr = CLASSES // 2 if CLASSES > 1 else 1
+        for first in range(0, classes, HALF):
+            column = first + tl.arange(0, HALF)
+            mask = read[:, None] & (column < classes)[None, :]
+            at = places(logits, batch, position, column, strides[0], strides[1], BY_CLASS, PACKET)
+            z = LOSS.logit(widen(tl.load(at, mask=mask, other=0.0), A), c)
+            log_p = z - top[:, None] - log_total[:, None]
+            second_log_p = log_p
+            if second is not None:
+                at = places(second, batch, position, column, strides[2], strides[3], BY_CLASS, PACKET)
+                z_second = LOSS.logit(widen(tl.load(at, mask=mask, other=0.0), A), c)
+                second_log_p = z_second - second_top[:, None] - second_log_total[:, None]
+            terms = LOSS.expect(tl.exp(log_p), log_p, tl.exp(second_log_p), second_log_p, c)
+            added = ()
+            for k in tl.static_range(EXPECTATIONS):
+                added += (sums[k] + tl.sum(tl.where(mask, terms[k], 0.0), axis=1),)
+            sums = added
+        after += SUMS * rows
+        for k in tl.static_range(EXPECTATIONS):
+            tl.store(after + k * rows + row, tl.where(counted, sums[k], 0.0), mask=exists)
 
 
 @triton.jit
@@ -224,9 +251,10 @@ def read_statistics(statistics, rows, row, exists, COUNT: tl.constexpr):
 @triton.jit(do_not_specialize=["rows", "slices"])
 def row_merge_kernel(
     parts, statistics, rows, slices,
-    LOSS: tl.constexpr, COUNT: tl.constexpr, SUMS: tl.constexpr, ROWS: tl.constexpr,
+    LOSS: tl.constexpr, COUNT: tl.constexpr, SUMS: tl.constexpr, EXPECTATIONS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """parts (slices, COUNT, rows) -> statistics (COUNT, rows). See SliceExponents in C++."""
+    FIRST: tl.constexpr = COUNT - EXPECTATIONS - SUMS  # of the loss's own
     A: tl.constexpr = statistics.dtype.element_ty
     rows = rows.to(tl.int64)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -235,7 +263,7 @@ def row_merge_kernel(
     top, log_sum = merged_exponents(parts, rows, slices, row, exists, COUNT, 0, none)
     second_top = top
     second_log_sum = log_sum
-    if COUNT - SUMS > OWN:
+    if FIRST > OWN:
         second_top, second_log_sum = merged_exponents(parts, rows, slices, row, exists, COUNT, OWN, none)
     z_y = tl.zeros((ROWS,), A)
     weight = tl.zeros((ROWS,), A)
@@ -244,6 +272,9 @@ def row_merge_kernel(
     own = ()
     for _k in tl.static_range(SUMS):
         own += (tl.zeros((ROWS,), A),)
+    expectations = ()
+    for _k in tl.static_range(EXPECTATIONS):
+        expectations += (tl.zeros((ROWS,), A),)
     for _i in range(slices):
         s = read_statistics(parts, rows, row, exists, COUNT)
         parts += COUNT * rows
@@ -252,13 +283,18 @@ def row_merge_kernel(
         weight += s[WEIGHT]
         mass += s[MASS]
         linear += s[LINEAR] + s[MASS] * shift
+        if EXPECTATIONS > 0:  # of the one slice that is the whole row
+            added = ()
+            for k in tl.static_range(EXPECTATIONS):
+                added += (expectations[k] + s[FIRST + SUMS + k],)
+            expectations = added
         if SUMS > 0:
             # a slice without a finite maximum has sums of 0, whatever its shift of 0 makes of them
-            second_shift = slice_shift(s[SECOND_MAX], second_top) if COUNT - SUMS > OWN else shift
-            second_sum = tl.exp(s[SECOND_LOG_SUM]) if COUNT - SUMS > OWN else tl.exp(s[LOG_SUM])
+            second_shift = slice_shift(s[SECOND_MAX], second_top) if FIRST > OWN else shift
+            second_sum = tl.exp(s[SECOND_LOG_SUM]) if FIRST > OWN else tl.exp(s[LOG_SUM])
             of_slice = ()
             for k in tl.static_range(SUMS):
-                of_slice += (s[COUNT - SUMS + k],)
+                of_slice += (s[FIRST + k],)
             moved = LOSS.rebase(of_slice, shift, tl.exp(s[LOG_SUM]), second_shift, second_sum)
             added = ()
             for k in tl.static_range(SUMS):
@@ -270,11 +306,13 @@ def row_merge_kernel(
     tl.store(statistics + WEIGHT * rows + row, weight, mask=exists)
     tl.store(statistics + MASS * rows + row, mass, mask=exists)
     tl.store(statistics + LINEAR * rows + row, linear, mask=exists)
-    if COUNT - SUMS > OWN:
+    if FIRST > OWN:
         tl.store(statistics + SECOND_MAX * rows + row, second_top, mask=exists)
         tl.store(statistics + SECOND_LOG_SUM * rows + row, second_log_sum, mask=exists)
     for k in tl.static_range(SUMS):
-        tl.store(statistics + (COUNT - SUMS + k) * rows + row, own[k], mask=exists)
+        tl.store(statistics + (FIRST + k) * rows + row, own[k], mask=exists)
+    for k in tl.static_range(EXPECTATIONS):
+        tl.store(statistics + (FIRST + SUMS + k) * rows + row, expectations[k], mask=exists)
 
 
 @triton.jit

@@ -56,6 +56,7 @@ class RowLoss(NamedTuple):
     target_slope: Any = None  # (z, c): its derivative by z_y
     terms: Any = None  # (z, z_y, from_max, p, second_from_max, second_p, c): what a class adds to each of its own sums
     rebase: Any = None  # (own, shift, sum, second_shift, second_sum): the sums relative to another maximum
+    expect: Any = None  # (p, log_p, second_p, second_log_p, c): what a class adds to each expectation
     values: Any = None  # (s, c): the outputs, a tuple
     gradient: Any = None  # (from_max, p, q, second_from_max, second_p, s, upstreams, c): d(sum of the outputs) / dz
 

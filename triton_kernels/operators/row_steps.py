@@ -38,6 +38,7 @@ class Steps(NamedTuple):
     statistics: int
     outputs: int
     sums: int
+    expectations: int
     dense: bool
 
 
@@ -45,9 +46,10 @@ def described(loss: str, parameters: Sequence[float], classes: int, soft: bool, 
     declaration, known = BY_KERNEL[loss], declared(loss)
     coefficients = known.coefficients(in_arithmetic(parameters, accumulate), classes)
     dense = soft or getattr(coefficients, "uniform", None) is not None
-    sums = declaration.statistics - COMMON_STATISTICS - 2 * declaration.two_rows
+    expectations = declaration.expectations
+    sums = declaration.statistics - COMMON_STATISTICS - 2 * declaration.two_rows - expectations
     numbers = kernel_numbers(coefficients, accumulate)
-    return Steps(known.helper, numbers, declaration.statistics, declaration.outputs, sums, dense)
+    return Steps(known.helper, numbers, declaration.statistics, declaration.outputs, sums, expectations, dense)
 
 
 def strides_of(*matrices: Tensor | None) -> tuple[int, ...]:
@@ -107,8 +109,8 @@ def row_statistics(
             row_statistics_kernel[(programs,)](
                 logits, second, index, soft, weight, statistics, rows, logits.shape[1], positions, blocks,
                 strides, first_class, classes, ignore_index, steps.coefficients,
-                LOSS=steps.loss, DENSE=steps.dense, SUMS=steps.sums, **tile, num_warps=WARPS, debug=TRAPS,
-                sanitize_overflow=False,
+                LOSS=steps.loss, DENSE=steps.dense, SUMS=steps.sums, EXPECTATIONS=steps.expectations, **tile,
+                num_warps=WARPS, debug=TRAPS, sanitize_overflow=False,
             )  # fmt: skip
     return statistics
 
@@ -121,7 +123,8 @@ def row_merge(statistics: Tensor, loss: str, parameters: Sequence[float]) -> Ten
     if rows:
         with on_device(statistics):
             row_merge_kernel[(triton.cdiv(rows, ROWS_A_PROGRAM),)](
-                statistics, merged, rows, slices, LOSS=steps.loss, COUNT=count, SUMS=steps.sums, ROWS=ROWS_A_PROGRAM,
+                statistics, merged, rows, slices, LOSS=steps.loss, COUNT=count, SUMS=steps.sums,
+                EXPECTATIONS=steps.expectations, ROWS=ROWS_A_PROGRAM,
             )  # fmt: skip
     return merged
 

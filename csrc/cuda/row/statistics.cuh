@@ -61,6 +61,19 @@ struct Part {
   A number[count];
 };
 
+// Expectations under the softmax of a row, or of some of its classes.
+template <class Loss>
+struct Expectations {
+  static constexpr int count = own_sums<Loss>;
+  typename Loss::A number[count];
+
+  GPU_INLINE Expectations& operator+=(const Expectations& other) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) number[i] += other.number[i];
+    return *this;
+  }
+};
+
 template <class Loss>
 GPU_INLINE Part<Loss> no_part() {
   using P = Part<Loss>;
@@ -165,10 +178,46 @@ GPU_INLINE RowTotals<Loss, A> load_totals(const A* statistics, long long rows, l
   return totals;
 }
 
+// What the expectations need of a whole row's part: its softmax, and that of the second row.
+template <class Loss>
+struct Softmaxes {
+  using A = typename Loss::A;
+  const Loss& loss;
+  A max, log_sum, second_max, second_log_sum;
+
+  GPU_INLINE Softmaxes(const Loss& loss, const Part<Loss>& part) : loss(loss) {
+    using P = Part<Loss>;
+    max = part.number[P::kMax];
+    log_sum = math::log(part.number[P::kSum]);
+    second_max = Loss::two_rows ? part.number[Loss::two_rows ? P::kSecondMax : 0] : A(0);
+    second_log_sum = Loss::two_rows ? math::log(part.number[Loss::two_rows ? P::kSecondSum : 0]) : A(0);
+  }
+
+  // Adds a class of the logit x and, where there are two rows, second.
+  GPU_INLINE void add(A x, A second, Expectations<Loss>& sums) const {
+    RowClass<A> c = {};
+    c.z = loss.logit(x);
+    c.from_max = c.z - max;
+    const A log_p = c.from_max - log_sum;
+    c.p = math::exp(log_p);
+    A second_log_p = 0;
+    if constexpr (Loss::two_rows) {
+      c.second_from_max = loss.logit(second) - second_max;
+      second_log_p = c.second_from_max - second_log_sum;
+      c.second_p = math::exp(second_log_p);
+    }
+    A term[own_sums<Loss>];
+    loss.expect(c, log_p, second_log_p, term);
+#pragma unroll
+    for (int i = 0; i < Loss::expectations; ++i) sums.number[i] += term[i];
+  }
+};
+
 // Of a row that is not counted: those of no classes.
 template <class Loss, class T>
 GPU_INLINE void store_part(const StepJob<Loss, T>& job, long long row, const Part<Loss>& part,
-                           const RowTarget<typename Loss::A>& target, typename Loss::A z_y) {
+                           const RowTarget<typename Loss::A>& target, typename Loss::A z_y,
+                           const Expectations<Loss>& expectations = {}) {
   using A = typename Loss::A;
   using P = Part<Loss>;
   const A none = -A(INFINITY);
@@ -191,6 +240,10 @@ GPU_INLINE void store_part(const StepJob<Loss, T>& job, long long row, const Par
     if constexpr (Loss::sums > 0) {
 #pragma unroll
       for (int i = 0; i < Loss::sums; ++i) totals.own[i] = part.number[P::kOwn + i];
+    }
+    if constexpr (Loss::expectations > 0) {
+#pragma unroll
+      for (int i = 0; i < Loss::expectations; ++i) totals.own[Loss::sums + i] = expectations.number[i];
     }
   }
   store_totals(totals, job.statistics, job.all_rows, row);
@@ -304,7 +357,27 @@ __global__ void __launch_bounds__(kMaxThreads<Team, kDense>, kResidentBlocks<Tea
     traverse<in_flight<kDense, kAligned, false>()>(Stretch<T>(slice.logits, slice.count), team, load, use);
   });
   part = team.fold(part, [](const Part<Loss>& a, const Part<Loss>& b) { return add_parts<kDense>(a, b); });
-  if (team.reports()) store_part(job, team.row, part, target, z_y);
+  Expectations<Loss> expectations = {};
+  if constexpr (Loss::expectations > 0) {  // the same classes once more, now that their softmax is known
+    part = team.all(part);
+    const Softmaxes<Loss> softmaxes(job.loss, part);
+    auto load = [&](int first, auto count) {
+      Operands<T, decltype(count)::value> x;
+      read_global<true>(slice.logits + first, x.logits);
+      return x;
+    };
+    auto use = [&](int first, const auto& x) {
+      constexpr int K = std::decay_t<decltype(x)>::count;
+      A values[K], second[K] = {};
+      widen(x.logits, values);
+      slice.read_second(first, second);
+#pragma unroll
+      for (int j = 0; j < K; ++j) softmaxes.add(values[j], second[j], expectations);
+    };
+    traverse<in_flight<false, true, false>()>(Stretch<T>(slice.logits, slice.count), team, load, use);
+    expectations = team.fold(expectations, [](Expectations<Loss> a, const Expectations<Loss>& b) { return a += b; });
+  }
+  if (team.reports()) store_part(job, team.row, part, target, z_y, expectations);
 }
 
 template <class Loss, class T, class Team, bool kDense>
@@ -376,9 +449,31 @@ __global__ void __launch_bounds__(kColumns* kMaxParts, sizeof(T) == 8 ? 1 : 3)
   SHARED(of_part, Part<Loss>[kMaxParts][kColumns]);
   of_part[threadIdx.y][threadIdx.x] = part;
   __syncthreads();  // threads without a row come here, too
-  if (!exists || !reports) return;
-  for (unsigned other = 1; other < blockDim.y; ++other) part = add_parts<kDense>(part, of_part[other][threadIdx.x]);
-  store_part(job, row, part, target, z_y);
+  Expectations<Loss> expectations = {};
+  if constexpr (Loss::expectations > 0) {  // as above; every thread of a row adds its parts for itself
+    part = of_part[0][threadIdx.x];
+    for (unsigned other = 1; other < blockDim.y; ++other) part = add_parts<kDense>(part, of_part[other][threadIdx.x]);
+    const Softmaxes<Loss> softmaxes(job.loss, part);
+    auto expect = [&](int first, const auto& x, const auto&) {
+      constexpr int K = std::extent<std::remove_reference_t<decltype(x)>>::value;
+#pragma unroll
+      for (int j = 0; j < K; ++j) {
+        A of_second = 0;
+        if constexpr (Loss::two_rows) of_second = A(widen(second[first + j * int(blockDim.y)]));
+        softmaxes.add(A(widen(x[j])), of_second, expectations);
+      }
+    };
+    traverse_column<T>(target.counted ? job.classes : 0, logits, soft, expect, expect);
+    SHARED(of_expectations, Expectations<Loss>[kMaxParts][kColumns]);
+    of_expectations[threadIdx.y][threadIdx.x] = expectations;
+    __syncthreads();
+    if (!exists || !reports) return;
+    for (unsigned other = 1; other < blockDim.y; ++other) expectations += of_expectations[other][threadIdx.x];
+  } else {
+    if (!exists || !reports) return;
+    for (unsigned other = 1; other < blockDim.y; ++other) part = add_parts<kDense>(part, of_part[other][threadIdx.x]);
+  }
+  store_part(job, row, part, target, z_y, expectations);
 }
 
 template <class Loss, class T, bool kDense>

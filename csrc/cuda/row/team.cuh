@@ -9,6 +9,7 @@
 //                     memory of the slice
 //   leave()           comes before the end of the kernel if join() has been called
 //   fold(part, add)   another kind of sums of the row, add(a, b) being add(b, a) to the bit, in the thread that reports
+//   all(part)         what the thread that reports has, in every thread of the row
 #pragma once
 #include "math.cuh"
 
@@ -77,6 +78,10 @@ class LanesTeam {
   GPU_INLINE Part fold(Part part, const Add& add) const {
     return fold_lanes(part, add, threads, mask_);
   }
+  template <class Part>
+  GPU_INLINE Part all(const Part& part) const {
+    return part;  // fold() has given it to all lanes
+  }
   GPU_INLINE void leave() const {}
 
  private:
@@ -106,6 +111,13 @@ class BlockTeam {
     __syncthreads();
     for (int warp = 1; warp < int(blockDim.x) / 32; ++warp) part = add(part, of_warp[warp]);  // in thread 0
     return part;
+  }
+  template <class Part>
+  GPU_INLINE Part all(const Part& part) const {
+    SHARED(of_block, Part);
+    if (reports()) of_block = part;
+    __syncthreads();
+    return of_block;
   }
   GPU_INLINE void leave() const {}
 };

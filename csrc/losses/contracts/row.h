@@ -42,6 +42,9 @@
 //     void terms(const RowClass<V>&, V (&)[sums])            what a class adds to each; a sum that depends on z_y is
 //                                                            of whole rows only
 //     static void rebase(V (&)[sums], const RowShift<V>&)    takes them to another maximum
+//   int expectations             sums over the classes of what takes the softmax itself, made by a second reading of
+//                                the row; of whole rows only
+//     void expect(const RowClass<V>&, V log_p, V second_log_p, V (&)[expectations])    what a class adds to each
 //   bool plain = false           no finish(): the row gives `outputs` numbers, each with an upstream gradient of its
 //   own
 //     int outputs
@@ -61,12 +64,12 @@ namespace fastloss {
 
 struct RowDefaults {
   static constexpr bool modulated = false, margin = false, two_rows = false, plain = true;
-  static constexpr int outputs = 1, sums = 0;
+  static constexpr int outputs = 1, sums = 0, expectations = 0;
 };
 
 // Can the loss and its gradient come out of one pass (csrc/cpu/row.cpp, csrc/cuda/row/row.cu)?
 template <class Loss>
-constexpr bool in_one_pass = Loss::plain && !Loss::margin && !Loss::two_rows && Loss::sums == 0;
+constexpr bool in_one_pass = Loss::plain && !Loss::margin && !Loss::two_rows && Loss::sums + Loss::expectations == 0;
 
 // Sums are taken relative to the largest logit, so that a common offset of the logits (1e4, say) costs no accuracy:
 // z_j - max is exact or nearly so, while lse itself is rounded at the size of the offset.
@@ -104,7 +107,8 @@ FASTLOSS_INLINE A add_index_target(const Loss& loss, A from_max, RowSums<A>& sum
 // ---- statistics, outputs, gradient
 
 // A row's statistics as a caller holds them, (k, rows): these, the two of a second row where there is one, and the
-// functor's own sums. Of no classes at all, and of a row that is not counted: -inf, -inf, and 0 for the rest.
+// functor's own sums and expectations. Of no classes at all, and of a row that is not counted: -inf, -inf, and 0 for
+// the rest.
 enum RowStatistic : int {
   kRowMax,     // max_j z_j; -inf if every logit is
   kRowLogSum,  // log(sum_j exp(z_j - max)); likewise
@@ -116,10 +120,13 @@ enum RowStatistic : int {
 };
 
 template <class Loss>
-constexpr int row_statistics = kRowOwn + (Loss::two_rows ? 2 : 0) + Loss::sums;
+constexpr int own_count = Loss::sums + Loss::expectations;
 
 template <class Loss>
-constexpr int own_sums = Loss::sums > 0 ? Loss::sums : 1;  // an array of none is not C++
+constexpr int row_statistics = kRowOwn + (Loss::two_rows ? 2 : 0) + own_count<Loss>;
+
+template <class Loss>
+constexpr int own_sums = own_count<Loss> > 0 ? own_count<Loss> : 1;  // an array of none is not C++
 
 // Can the target distribution be spread over the classes? Only of what is a plain loss.
 template <class Loss>
@@ -130,7 +137,7 @@ template <class Loss, class V>
 struct RowTotals : RowSums<V> {
   V target;
   V second_max, second_log_sum;
-  V own[own_sums<Loss>];
+  V own[own_sums<Loss>];  // the sums, then the expectations
 
   template <class Use>  // use(statistic's number, field)
   FASTLOSS_INLINE void each(const Use& use) {
@@ -145,8 +152,8 @@ struct RowTotals : RowSums<V> {
       use(next++, second_max);
       use(next++, second_log_sum);
     }
-    if constexpr (Loss::sums > 0) {
-      for (int i = 0; i < Loss::sums; ++i) use(next++, own[i]);
+    if constexpr (own_count<Loss> > 0) {
+      for (int i = 0; i < own_count<Loss>; ++i) use(next++, own[i]);
     }
   }
 };
@@ -298,6 +305,10 @@ FASTLOSS_INLINE RowTotals<Loss, V> merge_slices(int64_t slices, const Of& of) {
       Loss::rebase(own, step);
       for (int k = 0; k < Loss::sums; ++k) totals.own[k] += own[k];
     }
+  }
+  if constexpr (Loss::expectations > 0) {  // of the one slice that is the whole row
+    for (int64_t i = 0; i < slices; ++i)
+      for (int k = Loss::sums; k < own_count<Loss>; ++k) totals.own[k] += of(i, first + k);
   }
   return totals;
 }

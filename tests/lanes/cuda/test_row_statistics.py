@@ -89,11 +89,19 @@ def test_classes_that_do_not_adjoin_in_cuda(loss: str) -> None:
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 2], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_row_has_its_bits_in_every_batch_in_cuda(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    row_steps.rows_alone(operators(), row_steps.made("log_softmax_and_entropy", shape, dtype, generator(shape)))
+    for loss in ("log_softmax_and_entropy", "jsd"):
+        row_steps.rows_alone(operators(), row_steps.made(loss, shape, dtype, generator(shape)))
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+@pytest.mark.parametrize("loss", row_steps.OF_BOTH_SOFTMAXES)
+def test_classes_without_probability_in_cuda(loss: str, shape: tuple[int, ...]) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        row_steps.classes_without_probability(operators(), loss, shape, dtype)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("loss", ["cross_entropy", "log_softmax_and_more", "forward_kl"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "log_softmax_and_more", "forward_kl", "jsd"])
 def test_the_same_bits_in_every_schedule(loss: str, shape: tuple[int, ...]) -> None:
     call = made(shape, torch.float32, "everything") if loss == "cross_entropy" else None
     call = call or row_steps.made(loss, shape, torch.float32, generator(loss, shape))

@@ -67,7 +67,14 @@ def test_classes_that_do_not_adjoin_in_triton(loss: str) -> None:
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 2], ids=str)
 def test_a_row_has_its_bits_in_every_batch_in_triton(shape: tuple[int, ...]) -> None:
-    laws.rows_alone(row, laws.made("log_softmax_and_entropy", shape, torch.float32, generator(shape)))
+    for loss in ("log_softmax_and_entropy", "jsd"):
+        laws.rows_alone(row, laws.made(loss, shape, torch.float32, generator(shape)))
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+@pytest.mark.parametrize("loss", laws.OF_BOTH_SOFTMAXES)
+def test_classes_without_probability_in_triton(loss: str, shape: tuple[int, ...]) -> None:
+    laws.classes_without_probability(row, loss, shape, torch.float32)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3], ids=str)

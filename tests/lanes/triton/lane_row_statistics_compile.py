@@ -12,6 +12,8 @@ import torch
 from lanes.triton.compile_only import CHIPS, Compiled, compiling
 from lanes.triton.kernels import row, row_steps
 
+from fastloss.core.registry import BY_KERNEL
+
 NAME = os.environ["FASTLOSS_TEST_CHIP"]
 CHIP = CHIPS[NAME]
 row_steps.TRAPS = CHIP.target.backend == "cuda"  # decided by the torch build, which is that of the CPU here
@@ -28,6 +30,11 @@ CASES = {
     "all outputs": ("log_softmax_and_more", [1.0, 0.0, 1.0], (64, 32000), BF16, False),
     "margin": ("margin_softmax", [16.0, 1.0, 0.4, 0.0, 0.0, 1.0], (64, 32000), F32, False),
     "two rows": ("forward_kl", [1.0], (64, 32000), BF16, False),
+    "mixture": ("jsd", [1.0, 0.5], (64, 32000), BF16, False),
+    "skewed": ("skewed_reverse_kl", [1.0, 0.1], (64, 32000), F32, False),
+    "mixture, strided": ("jsd", [1.0, 0.5], (8, 19, 65536), F32, False),
+    "mixture, fp64": ("skewed_forward_kl", [1.0, 0.5], (64, 32000), F64, False),
+    "variation": ("tvd", [1.0], (64, 32000), BF16, False),
 }
 
 
@@ -35,7 +42,7 @@ def compile_case(loss: str, parameters: list[float], shape: tuple[int, ...], dty
     classes, wide = shape[1], F64 if dtype == F64 else F32
     rows = torch.Size(shape).numel() // classes
     logits = torch.empty(shape, dtype=dtype)
-    second = torch.empty_like(logits) if loss == "forward_kl" else None
+    second = torch.empty_like(logits) if BY_KERNEL[loss].two_rows else None
     target = torch.empty_like(logits) if soft else torch.empty(rows, dtype=torch.long)
     how = (logits, second, target, torch.empty(classes, dtype=wide), loss, parameters, -100, 0, classes)
     with compiling(CHIP) as compiled:
