@@ -22,6 +22,7 @@ __all__ = [
     "ExpectedSarsaLoss",
     "GaussianEntropy",
     "GaussianLogProb",
+    "GaussianPolicyDistillationLoss",
     "HLGaussLoss",
     "ICMLoss",
     "IMPALALoss",
@@ -40,6 +41,7 @@ __all__ = [
     "PPOClipLossFromLogits",
     "PPOLoss",
     "PPOLossFromLogits",
+    "PolicyDistillationLoss",
     "PolicyGradientLoss",
     "QLambda",
     "QLearningLoss",
@@ -315,3 +317,11 @@ class TanhGaussianEntropy(FunctionLoss, of=losses.tanh_gaussian_entropy):
 
 class CategoricalLogProb(FunctionLoss, of=losses.categorical_log_prob):
     """Log-probability of actions of a categorical policy."""
+
+
+class PolicyDistillationLoss(FunctionLoss, of=losses.policy_distillation_loss):
+    """Divergence of a categorical policy from its teacher's."""
+
+
+class GaussianPolicyDistillationLoss(FunctionLoss, of=losses.gaussian_policy_distillation_loss):
+    """Divergence of a Gaussian policy from its teacher's."""

@@ -62,6 +62,7 @@ from cases.rl import (
     distributional,
     ensembles,
     exploration,
+    imitation,
     model,
     off_policy,
     policy,
@@ -77,7 +78,7 @@ from fastloss.losses.alignment import advantages
 _FILES = (
     regression, binary, classification, distillation, language, margin, likelihood, contrastive, metric,
     self_supervised, policy, policy_gradient, tokens, value, temporal, actor_critic, categorical, distributional, model,
-    exploration, world, ensembles, off_policy, actions,
+    exploration, world, ensembles, off_policy, actions, imitation,
     grpo, preference, reward, sequences,
     of_tokens,
     adversarial, penalty,

@@ -7,6 +7,7 @@ from fastloss.losses.rl import (
     distributional,
     ensembles,
     exploration,
+    imitation,
     model,
     off_policy,
     policy,
@@ -23,6 +24,7 @@ from fastloss.losses.rl.categorical import *
 from fastloss.losses.rl.distributional import *
 from fastloss.losses.rl.ensembles import *
 from fastloss.losses.rl.exploration import *
+from fastloss.losses.rl.imitation import *
 from fastloss.losses.rl.model import *
 from fastloss.losses.rl.off_policy import *
 from fastloss.losses.rl.policy import *
@@ -40,6 +42,7 @@ __all__ += categorical.__all__
 __all__ += distributional.__all__
 __all__ += ensembles.__all__
 __all__ += exploration.__all__
+__all__ += imitation.__all__
 __all__ += model.__all__
 __all__ += off_policy.__all__
 __all__ += policy.__all__
