@@ -150,8 +150,9 @@ PROBLEMS = (
             Advice(
                 "noisy labels",
                 "binary_cross_entropy_with_logits",
-                "with targets inside of (0, 1) (label smoothing) a wrong label cannot ask for an infinite logit",
-                "fastloss.binary_cross_entropy_with_logits(torch.randn(8), 0.9 * torch.randint(2, (8,)) + 0.05)",
+                "label smoothing: with targets inside of (0, 1) a wrong label cannot ask for an infinite logit",
+                "fastloss.binary_cross_entropy_with_logits(torch.randn(8), torch.randint(2, (8,)).float(),"
+                " label_smoothing=0.1)",
                 ("nois", "wrong label", "mislabel"),
             ),
         ),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.core import torch_losses
-from fastloss.core.arguments import Domain, Hyper, Invalid, Refused
+from fastloss.core.arguments import Domain, Hyper, Invalid, Refused, autocast_applies, readable
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import one_dtype, result_dtype, widened
 from fastloss.core.metrics import counted
@@ -52,6 +52,27 @@ def _torch_weights(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
         elif weight is not None:
             return Invalid(f"{name} is no tensor")
     return arguments
+
+
+def _smoothed(target: Tensor, smoothing: float) -> Tensor:
+    return target + smoothing * (0.5 - target)
+
+
+def _with_smoothed_target(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
+    """The kernels take the target as it is."""
+    found, smoothing = _torch_weights(arguments), arguments.get("label_smoothing", 0.0)
+    _check_smoothing(smoothing)
+    if isinstance(found, Refused) or not smoothing or not isinstance(found.get("target"), Tensor):
+        return found
+    operands = {name: x for name, x in found.items() if isinstance(x, Tensor)}
+    wide = dict(zip(operands, widened(*operands.values()), strict=True))  # halves would round the target
+    rest = {name: x for name, x in found.items() if name != "label_smoothing"}
+    return {**rest, **wide, "target": _smoothed(wide["target"], smoothing)}
+
+
+def _check_smoothing(smoothing: float) -> None:
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"label_smoothing must be in [0, 1], got {smoothing}")
 
 
 @fused(
@@ -118,7 +139,7 @@ def binary_cross_entropy(
         differentiable=("input", "target"),
         shapes="equal",
         drop_in=True,
-        prepare=_torch_weights,
+        prepare=_with_smoothed_target,
     )
 )
 def binary_cross_entropy_with_logits(
@@ -129,6 +150,8 @@ def binary_cross_entropy_with_logits(
     reduce: bool | None = None,
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
+    *,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     r"""Binary cross-entropy of logits.
 
@@ -149,6 +172,7 @@ def binary_cross_entropy_with_logits(
         size_average, reduce: deprecated, as in torch.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         pos_weight: weight of the positive part; above 1 it buys recall, below 1 precision.
+        label_smoothing: s in [0, 1]; the target is :math:`(1 - s)\, t + s / 2` (not of torch's function).
 
     Shape:
         - input, target: any, and the same
@@ -160,7 +184,7 @@ def binary_cross_entropy_with_logits(
 
     Raises:
         Torch's exceptions: ``ValueError`` for shapes that differ or an unknown reduction, ``RuntimeError`` for weights
-        that do not broadcast or that require a gradient.
+        that do not broadcast or that require a gradient. ``ValueError`` for a ``label_smoothing`` out of range.
 
     Source:
         Good 1952, Rational decisions.
@@ -169,9 +193,13 @@ def binary_cross_entropy_with_logits(
         >>> round(binary_cross_entropy_with_logits(torch.tensor([0.0, 100.0]), torch.tensor([1.0, 1.0])).item(), 5)
         0.34657
     """
-    return torch_losses.binary_cross_entropy_with_logits(
-        input, target, weight, size_average, reduce, reduction, pos_weight
-    )
+    _check_smoothing(label_smoothing)
+    torchs = torch_losses.binary_cross_entropy_with_logits
+    if not label_smoothing:
+        return torchs(input, target, weight, size_average, reduce, reduction, pos_weight)
+    x, t, weight, pos_weight = widened(input, target, weight, pos_weight)
+    loss = torchs(x, _smoothed(t, label_smoothing), weight, size_average, reduce, reduction, pos_weight)
+    return loss.to(input.dtype) if input.dtype.itemsize == 2 and not autocast_applies(input) else loss
 
 
 # ------------------------------------------------------------------------------------------ focal loss
@@ -188,7 +216,10 @@ def _positives(normalizer: str, targets: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _check_focal(alpha: Any, gamma: Any) -> None:
-    if not (0 <= alpha <= 1 or alpha == -1):
+    if isinstance(alpha, Tensor):
+        if readable(alpha) and not ((alpha >= 0) & (alpha <= 1)).all():
+            raise ValueError(f"alpha, a tensor, must be in [0, 1], got {alpha}")
+    elif not (0 <= alpha <= 1 or alpha == -1):
         raise ValueError(f"alpha must be in [0, 1], or -1 for none, got {alpha}")
     if not gamma >= 0:
         raise ValueError(f"gamma must not be negative, got {gamma}")
@@ -212,7 +243,7 @@ def _with_positives(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
 def sigmoid_focal_loss(
     inputs: Tensor,
     targets: Tensor,
-    alpha: float = 0.25,
+    alpha: float | Tensor = 0.25,
     gamma: float = 2.0,
     reduction: str = "none",
     *,
@@ -233,7 +264,8 @@ def sigmoid_focal_loss(
     Args:
         inputs: logits x, any real number.
         targets: labels or probabilities t, in [0, 1]; differentiated as well.
-        alpha: in [0, 1], the weight of positives, 1 - alpha that of negatives; or -1: both have the weight 1.
+        alpha: in [0, 1], the weight of positives, 1 - alpha that of negatives; or -1: both have the weight 1. A tensor,
+            one of each class: broadcasts to the losses, by torch's operations; a constant.
         gamma: at least 0; how fast the loss fades as :math:`p_t` grows. 0: weighted cross-entropy.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         mask: broadcasts to the losses; 0 takes an element out, whatever it holds. Other values weight it.
@@ -273,7 +305,11 @@ def sigmoid_focal_loss(
     elif gamma:
         # a power below 1 has an infinite slope at 0, to which a confident logit underflows
         losses = miss.clamp(min=torch.finfo(miss.dtype).tiny) ** gamma * entropy
-    if alpha >= 0:
+    if isinstance(alpha, Tensor):
+        if not _fits(alpha, inputs):
+            raise ValueError(f"alpha {tuple(alpha.shape)} does not broadcast to the losses {tuple(inputs.shape)}")
+        (alpha,) = widened(alpha.detach())
+    if isinstance(alpha, Tensor) or alpha >= 0:
         losses = (alpha * t + (1 - alpha) * (1 - t)) * losses
     return aggregate(losses, reduction, mask, normalizer).to(dtype)
 

@@ -24,7 +24,7 @@ class BCEWithLogitsLoss(FunctionLoss, torch.nn.BCEWithLogitsLoss, of=losses.bina
     """Binary cross-entropy of logits."""
 
 
-class SigmoidFocalLoss(FunctionLoss, of=losses.sigmoid_focal_loss):
+class SigmoidFocalLoss(FunctionLoss, of=losses.sigmoid_focal_loss, buffers=("alpha",)):
     """Focal loss of binary labels."""
 
 

@@ -41,12 +41,21 @@ def _softly_labeled(generator: torch.Generator, shape: Shape) -> Arguments:
     return {"inputs": normal(generator, *shape, scale=4.0), "targets": uniform(generator, 0.0, 1.0, *shape)}
 
 
-def _focal(inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def _of_classes(generator: torch.Generator, shape: Shape) -> Arguments:
+    return {**_softly_labeled(generator, shape), "alpha": uniform(generator, 0.1, 0.9, *shape[-1:])}
+
+
+def _smoothed_oracle(input: Tensor, target: Tensor, label_smoothing: float, **more: Any) -> Tensor:
+    other = target + label_smoothing * (1 - 2 * target) / 2  # that share of the label is a coin's
+    return F.binary_cross_entropy_with_logits(input, other, reduction="none", **more)
+
+
+def _focal(inputs: Tensor, targets: Tensor, alpha: float | Tensor = 0.25, gamma: float = 2.0) -> Tensor:
     """The formula of the paper, on probabilities."""
     p = inputs.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
     right = p * targets + (1 - p) * (1 - targets)
-    weight = 1.0 if alpha < 0 else alpha * targets + (1 - alpha) * (1 - targets)
+    weight = 1.0 if not isinstance(alpha, Tensor) and alpha < 0 else alpha * targets + (1 - alpha) * (1 - targets)
     return weight * (1 - right) ** gamma * entropy
 
 
@@ -71,10 +80,10 @@ def _torchs(name: str, build: Build, variant: str = "", differentiable: tuple[st
     return Case(name, build, SHAPE, differentiable, "pointwise", variant, oracle=getattr(F, name), **more)
 
 
-def _focal_case(variant: str = "", build: Build = _labeled, **options: Any) -> Case:
+def _focal_case(variant: str = "", build: Build = _labeled, fuses: bool = True, **options: Any) -> Case:
     return Case(
         "sigmoid_focal_loss", build, SHAPE, ("inputs", "targets"), "pointwise", variant, options, oracle=_focal,
-        optional=MASKED, domain={"targets": (0.0, 1.0)},
+        optional=MASKED, domain={"targets": (0.0, 1.0)}, fuses=fuses,
     )  # fmt: skip
 
 
@@ -95,7 +104,20 @@ CASES = [
     _torchs("binary_cross_entropy", _weighted_probabilities, "weighted", domain=UNIT),
     _torchs("binary_cross_entropy_with_logits", _logits, domain=_SOFT, optional=_WEIGHTS),
     _torchs("binary_cross_entropy_with_logits", _weighted_logits, "weighted", domain=_SOFT),
+    Case(
+        "binary_cross_entropy_with_logits",
+        _logits,
+        SHAPE,
+        BOTH,
+        "pointwise",
+        "smoothed",
+        {"label_smoothing": 0.2},
+        oracle=_smoothed_oracle,
+        domain=_SOFT,
+        optional=_WEIGHTS,
+    ),
     _focal_case(),
+    _focal_case("alpha of classes", _of_classes, fuses=False, gamma=1.5),
     _focal_case("soft", _softly_labeled, alpha=0.6),
     _focal_case("no alpha", alpha=-1.0),
     _focal_case("alpha 0", alpha=0.0),

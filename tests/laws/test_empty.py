@@ -31,7 +31,7 @@ def _empty(case: Case):
 def test_an_empty_batch_has_the_loss_0_and_zero_gradients(case: Case):
     arguments = _empty(case)
     for reduction in case.reductions:
-        for way in WAYS:
+        for way in WAYS if case.fuses else WAYS[:2]:
             masks = [{}]
             if case.masked and reduction != "none":
                 with fastloss.backend("reference"):

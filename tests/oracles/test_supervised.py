@@ -84,6 +84,33 @@ def test_focal_loss_is_that_of_optax(alpha, gamma, backend, device):
     torch.testing.assert_close(losses.cpu(), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_focal_loss_with_a_weight_of_each_class_is_that_of_each_class() -> None:
+    g = generator("focal classes")
+    x, t, alpha = torch.randn(6, 3, generator=g), torch.rand(6, 3, generator=g), torch.rand(3, generator=g)
+    whole = fastloss.sigmoid_focal_loss(x, t, alpha)
+    for k, of_class in enumerate(alpha.tolist()):
+        torch.testing.assert_close(whole[:, k], fastloss.sigmoid_focal_loss(x[:, k], t[:, k], of_class))
+    module = fastloss.SigmoidFocalLoss(alpha, reduction="sum")
+    torch.testing.assert_close(module(x, t), whole.sum())
+    for wrong, message in ((alpha + 1, "must be in"), (torch.full((3,), -1.0), "must be in"), (alpha[:2], "broadcast")):
+        with pytest.raises(ValueError, match=message):
+            fastloss.sigmoid_focal_loss(x, t, wrong)
+
+
+def test_smoothed_binary_labels_are_a_mixture_with_coins() -> None:
+    g = generator("smoothed labels")
+    x, t = 3 * torch.randn(300, 300, generator=g), torch.rand(300, 300, generator=g).round()
+    bce = fastloss.binary_cross_entropy_with_logits
+    coins = (bce(x, torch.zeros_like(x)) + bce(x, torch.ones_like(x))) / 2
+    torch.testing.assert_close(bce(x, t, label_smoothing=0.3), 0.7 * bce(x, t) + 0.3 * coins)
+    assert fastloss.explain(bce, x, t, label_smoothing=0.3).backend == fastloss.explain(bce, x, t).backend
+    for size in (4, 300):
+        module = fastloss.BCEWithLogitsLoss(label_smoothing=0.3)
+        torch.testing.assert_close(module(x[:size], t[:size]), bce(x[:size], t[:size], label_smoothing=0.3))
+        with pytest.raises(ValueError, match="label_smoothing must be in"):
+            bce(x[:size], t[:size], label_smoothing=1.5)
+
+
 @pytest.mark.parametrize("alpha", [0.25, -1, 1])
 @pytest.mark.parametrize("gamma", [0.0, 2.0, 3.0])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
