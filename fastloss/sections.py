@@ -30,15 +30,24 @@ SECTIONS: dict[str, tuple[str, str]] = {
         "diffusion.consistency_loss diffusion.classifier_free_guidance diffusion.convert_prediction",
     ),
     "6.2": ("flow matching", "diffusion.flow_matching_loss diffusion.flow_times diffusion.optimal_pairs"),
-    "7.1": ("policy gradient", "rl.policy_gradient_loss rl.discounted_returns rl.gae"),
-    "7.2": ("actor and critic", "rl.a2c_loss"),
+    "7.1": (
+        "policy gradient",
+        "rl.policy_gradient_loss rl.reinforce_loss rl.discounted_returns rl.gae rl.categorical_log_prob "
+        "rl.gaussian_log_prob rl.gaussian_entropy rl.tanh_gaussian_log_prob rl.tanh_gaussian_entropy "
+        "rl.policy_distillation_loss rl.gaussian_policy_distillation_loss",
+    ),
+    "7.2": ("actor and critic", "rl.a2c_loss rl.impala_loss rl.awr_loss rl.awac_loss"),
     "7.3": ("PPO", "rl.ppo_clip_loss rl.value_clip_loss rl.ppo_loss"),
-    "7.4": ("SAC", "rl.sac_actor_loss rl.sac_critic_loss rl.sac_alpha_loss"),
+    "7.4": (
+        "SAC",
+        "rl.sac_actor_loss rl.sac_critic_loss rl.sac_alpha_loss rl.ddpg_actor_loss rl.td3_actor_loss "
+        "rl.td3_critic_loss rl.redq_critic_loss rl.tqc_critic_loss",
+    ),
     "7.5": (
         "temporal differences",
-        "rl.td_learning rl.n_step_td rl.td_lambda rl.q_learning rl.double_q_learning rl.lambda_returns "
-        "rl.n_step_returns rl.vtrace rl.retrace rl.categorical_projection rl.c51_loss rl.quantile_huber_loss "
-        "rl.iqn_loss",
+        "rl.td_learning rl.n_step_td rl.td_lambda rl.q_learning rl.double_q_learning rl.dqn_loss rl.expected_sarsa "
+        "rl.cql_loss rl.iql_value_loss rl.lambda_returns rl.n_step_returns rl.vtrace rl.retrace "
+        "rl.categorical_projection rl.c51_loss rl.quantile_huber_loss rl.iqn_loss",
     ),
     "7.6": ("models", "rl.dynamics_loss rl.kl_balance rl.rssm_loss rl.symlog rl.two_hot rl.spr_loss rl.curl_loss"),
     "7.7": (
