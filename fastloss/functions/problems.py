@@ -48,7 +48,7 @@ def _default(function: str, why: str, example: str) -> Advice:
     return Advice("", function, why, example)
 
 
-_SQUARES_OF_CLASSES = Pitfall(
+SQUARES_OF_CLASSES = Pitfall(
     "the squared error of class probabilities",
     "behind a sigmoid or a softmax its gradient vanishes where the answer is confident and wrong",
     "cross-entropy of the logits",
@@ -56,7 +56,7 @@ _SQUARES_OF_CLASSES = Pitfall(
     "fastloss.cross_entropy(torch.randn(8, 5), torch.randint(5, (8,)))",
     ("mse", "squared"),
 )
-_NO_CLASS_WEIGHTS = Pitfall(
+NO_CLASS_WEIGHTS = Pitfall(
     "an unweighted cross-entropy of classes of very different size",
     "the frequent class makes up the gradient, and the rare one is never predicted",
     "weights of the classes, a focal loss, or batches with as many of each class",
@@ -64,7 +64,7 @@ _NO_CLASS_WEIGHTS = Pitfall(
     "fastloss.cross_entropy(torch.randn(8, 2), torch.randint(2, (8,)), weight=torch.tensor([1.0, 20.0]))",
     ("unweighted", "weights", "never predict"),
 )
-_MOVING_TARGETS = Pitfall(
+MOVING_TARGETS = Pitfall(
     "the squared error of values whose targets move",
     "one far target is one huge step, and the next targets are made from its result",
     "a loss that is linear in large errors, targets from a slower copy of the network, or clipped values",
@@ -72,7 +72,7 @@ _MOVING_TARGETS = Pitfall(
     "fastloss.rl.value_clip_loss(torch.randn(8), torch.randn(8), torch.randn(8), clip=0.2)",
     ("diverg", "moving", "non-stationary", "unstable"),
 )
-_NO_ENTROPY = Pitfall(
+NO_ENTROPY = Pitfall(
     "a policy that nothing keeps uncertain",
     "it settles on one action before it has seen the others",
     "subtract a share of the policy's entropy from the loss, and log it",
@@ -80,7 +80,7 @@ _NO_ENTROPY = Pitfall(
     "-0.01 * fastloss.regularization.entropy(torch.randn(8, 4))",
     ("entropy", "explor", "determinis", "prematur"),
 )
-_SCALES = Pitfall(
+SCALES = Pitfall(
     "terms of different size in one sum",
     "the largest is all that is minimised, and a term that has become 0 is not missed",
     "bring them to one scale before they are weighted, and watch each by itself",
@@ -88,13 +88,37 @@ _SCALES = Pitfall(
     'fastloss.compose.TermMonitor().update({"data": torch.tensor(1.0), "penalty": torch.tensor(1e-9)})',
     ("scale of", "dominat", "dead term", "several terms"),
 )
-_NO_KL = Pitfall(
+NO_KL = Pitfall(
     "rewards without a penalty on the distance from the reference policy",
     "the policy finds answers that the reward model likes and nobody else does",
     "the divergence from the reference, in the loss or in the rewards",
     "alignment.kl_penalty",
     'fastloss.alignment.kl_penalty(-torch.rand(4, 6), -torch.rand(4, 6), kind="k2")',
     ("hack", "kl penalty", "drift"),
+)
+EASY_TRIPLETS = Pitfall(
+    "triplets taken at random",
+    "most of them keep the margin already: their loss and their gradient are 0",
+    "the hardest of the batch, or those within the margin",
+    "semi_hard_triplet_loss",
+    "fastloss.semi_hard_triplet_loss(torch.randn(8, 4), torch.arange(8) // 2, margin=0.2)",
+    ("zero gradient", "random triplet", "mining", "no learning", "trivial"),
+)
+NO_TRIPLETS = Pitfall(
+    "a batch without a triplet",
+    "no class has two samples, or there is one class alone: the loss and its gradient are 0",
+    "batches of several samples of each of several classes",
+    "batch_hard_triplet_loss",
+    "fastloss.batch_hard_triplet_loss(torch.randn(8, 4), torch.arange(8) // 2, margin=0.2)",
+    ("no valid triplet", "no triplet", "without a triplet", "sampler"),
+)
+COLLAPSED_CODE = Pitfall(
+    "the weight of the divergence in a variational autoencoder is too large",
+    "the code says nothing of the image any more (posterior collapse)",
+    "raise the weight slowly from 0, and leave each dimension some bits for nothing",
+    "elbo_loss",
+    "fastloss.elbo_loss(*torch.randn(2, 8, 16), *torch.randn(2, 8, 4), beta=0.5, free_bits=0.1)",
+    ("collaps", "beta", "vae"),
 )
 
 PROBLEMS = (
@@ -129,7 +153,7 @@ PROBLEMS = (
                 ("sparse", "zeros", "median"),
             ),
         ),
-        (_SCALES,),
+        (SCALES,),
     ),
     Problem(
         "binary classification",
@@ -156,7 +180,7 @@ PROBLEMS = (
                 ("nois", "wrong label", "mislabel"),
             ),
         ),
-        (_SQUARES_OF_CLASSES, _NO_CLASS_WEIGHTS),
+        (SQUARES_OF_CLASSES, NO_CLASS_WEIGHTS),
     ),
     Problem(
         "multi-class classification",
@@ -182,7 +206,7 @@ PROBLEMS = (
                 ("calibrat", "overconfiden", "confident", "nois"),
             ),
         ),
-        (_SQUARES_OF_CLASSES, _NO_CLASS_WEIGHTS),
+        (SQUARES_OF_CLASSES, NO_CLASS_WEIGHTS),
     ),
     Problem(
         "embedding and retrieval",
@@ -209,14 +233,8 @@ PROBLEMS = (
             ),
         ),
         (
-            Pitfall(
-                "triplets taken at random",
-                "most of them keep the margin already: their loss and their gradient are 0",
-                "the hardest of the batch, or those within the margin",
-                "semi_hard_triplet_loss",
-                "fastloss.semi_hard_triplet_loss(torch.randn(8, 4), torch.arange(8) // 2, margin=0.2)",
-                ("zero gradient", "random triplet", "mining", "no learning", "trivial"),
-            ),
+            EASY_TRIPLETS,
+            NO_TRIPLETS,
         ),
     ),
     Problem(
@@ -244,15 +262,8 @@ PROBLEMS = (
             ),
         ),
         (
-            Pitfall(
-                "the weight of the divergence in a variational autoencoder is too large",
-                "the code says nothing of the image any more (posterior collapse)",
-                "raise the weight slowly from 0, and leave each dimension some bits for nothing",
-                "elbo_loss",
-                "fastloss.elbo_loss(*torch.randn(2, 8, 16), *torch.randn(2, 8, 4), beta=0.5, free_bits=0.1)",
-                ("collaps", "beta", "vae"),
-            ),
-            _SCALES,
+            COLLAPSED_CODE,
+            SCALES,
         ),
     ),
     Problem(
@@ -279,7 +290,7 @@ PROBLEMS = (
                 ("reward", "rlhf"),
             ),
         ),
-        (_NO_KL,),
+        (NO_KL,),
     ),
     Problem(
         "reinforcement learning, discrete actions",
@@ -306,7 +317,7 @@ PROBLEMS = (
                 ("agents", "multi-agent", "multiagent", "self-play", "game"),
             ),
         ),
-        (_MOVING_TARGETS, _NO_ENTROPY),
+        (MOVING_TARGETS, NO_ENTROPY),
     ),
     Problem(
         "reinforcement learning, continuous actions",
@@ -334,7 +345,7 @@ PROBLEMS = (
                 ("simpl", "determinis", "td3"),
             ),
         ),
-        (_MOVING_TARGETS, _NO_ENTROPY),
+        (MOVING_TARGETS, NO_ENTROPY),
     ),
     Problem(
         "reinforcement learning, alignment",
@@ -368,7 +379,7 @@ PROBLEMS = (
                 ("unpaired", "single", "thumb"),
             ),
         ),
-        (_NO_KL, _NO_ENTROPY),
+        (NO_KL, NO_ENTROPY),
     ),
     Problem(
         "continual learning",
@@ -401,7 +412,7 @@ PROBLEMS = (
                 ("plastic", "reset", "dead unit"),
             ),
         ),
-        (_SCALES,),
+        (SCALES,),
     ),
     Problem(
         "open-ended search",
