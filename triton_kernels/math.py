@@ -71,6 +71,16 @@ def expm1(x):
 
 
 @triton.jit
+def expm1_minus(x):
+    """exp(x) - 1 - x, whose parts cancel near 0: there the rest of the series."""
+    LAST: tl.constexpr = 16 if x.dtype == tl.float64 else 9  # of the powers of x
+    rest = tl.full(x.shape, 1.0, x.dtype)
+    for step in tl.static_range(LAST - 2):
+        rest = 1.0 + x * rest * (1.0 / (LAST - step))
+    return tl.where(tl.abs(x) < 0.5, 0.5 * x * x * rest, expm1(x) - x)
+
+
+@triton.jit
 def sigmoid(x):
     """1 / (1 + exp(-x)), without overflow and accurate where it is small."""
     decay = tl.exp(-tl.abs(x))

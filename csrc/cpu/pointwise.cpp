@@ -130,7 +130,10 @@ bool compute(const double* parameters, const Tile<typename F::A>& tile, double* 
     partial[1] += S::sum(weights);
     for (int m = 0; m < kMetrics; ++m) {
       double& total = partial[2 + m];
-      if (F::metric_kind(m) == kMinMetric)
+      const bool extreme = F::metric_kind(m) == kMinMetric || F::metric_kind(m) == kMaxMetric;
+      if (extreme && S::sum((metric[m] == metric[m]) ? zero : one) != 0)  // S::max leaves NaN out
+        total = __builtin_nan("");
+      else if (F::metric_kind(m) == kMinMetric)
         total = math::minimum(total, -double(S::max(-metric[m])));
       else if (F::metric_kind(m) == kMaxMetric)
         total = math::maximum(total, double(S::max(metric[m])));

@@ -32,8 +32,9 @@ struct BinaryCrossEntropy : PointwiseLoss<3, 0> {
   }
 };
 
-// weight (-positive t log s(x) - (1 - t) log(1 - s(x))), s the sigmoid. Operands: x, t, weight, positive. Both
-// logarithms come from one exponential, each as accurate as the other: torch's (1 - t) x - log s(x) cancels for x << 0.
+// weight (-positive t log s(x) - (1 - t) log(1 - s(x))), s the sigmoid. Operands: x, t, weight, positive. As the part
+// of it that grows with |x| and the logarithm of the nearer of both probabilities, which cannot cancel for t in [0, 1]:
+// torch's (1 - t) x - log s(x) does for x << 0. Nor do two terms of a huge t meet, of which one would be infinite.
 template <class Accumulator>
 struct BinaryCrossEntropyWithLogits : PointwiseLoss<4, 0> {
   using A = Accumulator;
@@ -43,11 +44,13 @@ struct BinaryCrossEntropyWithLogits : PointwiseLoss<4, 0> {
   template <class V>
   FASTLOSS_INLINE Element<V, 4> operator()(const V (&x)[4]) const {
     const math::Sigmoid<V> s = math::sigmoids(x[0]);
-    const V weight = x[2], positive = x[3], present = positive * x[1], absent = A(1) - x[1];
+    const V one = V{} + A(1), weight = x[2], positive = x[3], present = positive * x[1], absent = A(1) - x[1];
+    const auto negative = x[0] < V{}, plain = positive == one;
+    const V both = plain ? one : present + absent, log_nearer = negative ? s.log_complement : s.log_value;
     Element<V, 4> e;
-    e.loss = -weight * (present * s.log_value + absent * s.log_complement);
+    e.loss = weight * ((negative ? present : absent) * math::abs(x[0]) - both * log_nearer);
     e.derivative[0] = weight * (absent * s.value - present * s.complement);
-    e.derivative[1] = weight * ((positive == V{} + A(1)) ? -x[0] : s.log_complement - positive * s.log_value);
+    e.derivative[1] = weight * (plain ? -x[0] : s.log_complement - positive * s.log_value);
     return e;
   }
 };

@@ -89,9 +89,9 @@ struct PoissonNLL : PointwiseLoss<2, 3> {
       const V zero{}, log_t = math::log(t);
       const auto small = t <= zero + A(1);
       const V stirling = t * log_t - t + A(0.5) * log_t + A(0.918938533204672742);
-      const V slope = log_t + A(0.5) / t;
       e.loss = e.loss + (small ? zero : stirling);
-      e.derivative[1] = e.derivative[1] + (small ? zero * slope : slope);
+      // torch's: NaN for t <= 0 and an infinite t, but 0 for the least t > 0, whose reciprocal is infinite
+      e.derivative[1] += small ? zero * log_t + zero / t : log_t + A(0.5) / t + (t / t - A(1));
     }
     return e;
   }

@@ -5,6 +5,8 @@
 // A functor calls fastloss::math::f(x) and never <cmath>, so that one body serves all of them.
 #pragma once
 
+#include <type_traits>
+
 #ifdef __CUDACC__
 #define FASTLOSS_INLINE __host__ __device__ __forceinline__
 #else
@@ -89,6 +91,15 @@ FASTLOSS_INLINE V tanh(V x, V& decay) {
 template <class V>
 FASTLOSS_INLINE V abs(V x) {
   return (x < V{}) ? -x : x;
+}
+// exp(x) - 1 - x, whose parts cancel near 0: there the rest of the series, to a unit of the last place.
+template <class V>
+FASTLOSS_INLINE V expm1_minus(V x) {
+  constexpr int last = std::is_same<V, double>::value ? 16 : 9;  // of the powers of x
+  const V one = V{} + 1.0f;
+  V rest = one;
+  for (int k = last; k > 2; --k) rest = one + x * rest * (one / float(k));
+  return (abs(x) < one * 0.5f) ? x * x * 0.5f * rest : V(expm1(x) - x);
 }
 template <class V>
 FASTLOSS_INLINE V maximum(V a, V b) {

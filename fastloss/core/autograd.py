@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .dtypes import in_float32
+
 Gradients = Sequence[Tensor]  # of the wanted tensors, in their order
 
 
@@ -258,7 +260,8 @@ def differentiable(problem: Problem, upstream: Tensor, tensors: Sequence[Tensor]
     """The gradients as differentiable functions of the upstream gradient and the tensors, by the reference body."""
 
     def loss(*some: Tensor) -> Tensor:
-        return problem.reference(_replaced(tensors, problem.wanted, some))
+        # the body rounds after every operation: of halves, once, as the kernels do
+        return problem.reference([in_float32(x) for x in _replaced(tensors, problem.wanted, some)])
 
     value, pullback = torch.func.vjp(loss, *(tensors[place] for place in problem.wanted))  # type: ignore[misc]
     return pullback(upstream.to(value.dtype))

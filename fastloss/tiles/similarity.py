@@ -160,7 +160,7 @@ class _LogSumExp:
 
     def value(self) -> Tensor:
         largest, log_sum = self._merged()[:2]
-        return largest + log_sum
+        return (largest + log_sum).masked_fill_(largest == math.inf, math.nan)  # inf - inf, as in torch's softmax
 
     def _merged(self) -> Tensor:
         return torch.ops.fastloss.row_merge(self.slices, _Softmax.name, _Softmax.parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -324,23 +325,30 @@ def test_one_variance(var):
 # ------------------------------------------------------------------------------------------ special values
 
 
-SPECIAL = torch.tensor([0.0, -0.0, 1.0, -1.0, 0.5, 2.0, -2.5, 30.0, -30.0, INF, -INF, NAN])
+SPECIAL = torch.tensor([0.0, -0.0, 1e-41, -1e-41, 1.0, -1.0, 0.5, 2.0, -2.5, 30.0, -30.0, INF, -INF, NAN])
 
 
 @backends
 @pytest.mark.parametrize(
-    "loss", [x for x in DROP_INS if "binary" not in x.name and x.name != "soft_margin_loss"], ids=str
+    ("loss", "options"),
+    [
+        pytest.param(loss, options, id=f"{loss}{', full' if options else ''}")
+        for loss in DROP_INS
+        if "binary" not in loss.name and loss.name != "soft_margin_loss"
+        for options in ({}, {"full": True})
+        if options.keys() <= inspect.signature(loss.torchs).parameters.keys()
+    ],
 )
-def test_special_values_of_drop_ins(loss, backend, device):
+def test_special_values_of_drop_ins(loss, options, backend, device):
     first, second = (x.reshape(-1).contiguous() for x in torch.meshgrid(SPECIAL, SPECIAL, indexing="ij"))
     tensors = dict.fromkeys(loss.make(()), first)
     tensors["target"] = second
     if "var" in tensors:
-        tensors["var"] = torch.tensor([0.0, 1e-9, 0.5, INF]).repeat(36)
+        tensors["var"] = torch.tensor([0.0, 1e-9, 0.5, INF]).repeat(len(first) // 4)
     tensors = {name: x.to(device) for name, x in tensors.items()}
     with fastloss.backend(backend):
-        ours = outcome(loss.ours, tensors, loss.differentiable, reduction="none")
-    torchs = outcome(loss.torchs, tensors, loss.differentiable, reduction="none")
+        ours = outcome(loss.ours, tensors, loss.differentiable, reduction="none", **options)
+    torchs = outcome(loss.torchs, tensors, loss.differentiable, reduction="none", **options)
     for actual, expected in [(ours[0], torchs[0]), *((ours[1][name], torchs[1][name]) for name in torchs[1])]:
         torch.testing.assert_close(actual, expected, rtol=2e-6, atol=1e-6, equal_nan=True)
 
@@ -366,6 +374,23 @@ def test_special_values_of_logits(backend, device):
     torchs = outcome(F.binary_cross_entropy_with_logits, tensors, ("input", "target"), reduction="none")
     ours[0][28], torchs[0][28] = (INF, INF) if ours[0][28] == INF else (INF, 0)
     ours[0][18], torchs[0][18] = 0.0, 0.0  # inf or NaN: 0.4 inf + 0.6 * 0
+    for actual, expected in [(ours[0], torchs[0]), *((ours[1][name], torchs[1][name]) for name in torchs[1])]:
+        torch.testing.assert_close(actual, expected, rtol=2e-6, atol=2e-6, equal_nan=True)
+
+
+@backends
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_special_values_of_targets_of_logits(weighted, backend, device):
+    """Targets that are no probabilities: neither inf - inf where torch has one infinity, nor what is left of two huge
+    terms."""
+    x = torch.tensor([1.0, -1.0, 1e-3, 3.0, -3.0, 50.0, -50.0], device=device)
+    targets = torch.tensor([INF, -INF, NAN, 1e38, -1e38, 1e20, 2.0, -1.5], device=device)
+    tensors = {"input": x.repeat(len(targets)), "target": targets.repeat_interleave(len(x))}
+    if weighted:
+        tensors["weight"] = torch.tensor([1.0, 0.5, INF], device=device).repeat(19)[: len(tensors["input"])]
+    with fastloss.backend(backend):
+        ours = outcome(fastloss.binary_cross_entropy_with_logits, tensors, ("input", "target"), reduction="none")
+    torchs = outcome(F.binary_cross_entropy_with_logits, tensors, ("input", "target"), reduction="none")
     for actual, expected in [(ours[0], torchs[0]), *((ours[1][name], torchs[1][name]) for name in torchs[1])]:
         torch.testing.assert_close(actual, expected, rtol=2e-6, atol=2e-6, equal_nan=True)
 

@@ -82,6 +82,24 @@ def test_backward_again_and_with_create_graph(case, backend, device):
 
 
 @each_backend
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", FUSED_ONCE, ids=str)
+def test_gradients_of_halves_with_a_graph_are_rounded_once(case, backend, device, dtype):
+    """As those without: who penalises a gradient does not lose digits of it."""
+    if dtype not in case.dtypes:
+        pytest.skip(f"takes no {dtype}")
+    arguments = case.make(generator(str(case)), dtype=dtype, device=device)
+    leaves = {name: arguments[name].clone().requires_grad_() for name in case.differentiable}
+    inputs = list(leaves.values())
+    with fastloss.backend(backend):
+        value = case.call({**arguments, **leaves}, case.reduced)
+        plain = torch.autograd.grad(value, inputs, retain_graph=True)
+        with_graph = torch.autograd.grad(value, inputs, create_graph=True)
+    for x, y in zip(with_graph, plain, strict=True):
+        assert_close(x, y.double(), dtype)
+
+
+@each_backend
 @pytest.mark.parametrize("case", FUSED_ONCE + one_of_each(COMPOSED), ids=str)
 def test_constants_have_no_gradient(case, backend, device):
     """Of arguments that the table does not call differentiable, kernels and body alike return none."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from cases import CASES
@@ -35,6 +37,21 @@ def test_terms(case, backend, device):
                 assert not term.requires_grad
                 assert term.shape == ()
                 assert_close(term, terms64[name], dtype, name, max(1.0, case.magnitude))
+
+
+@each_backend
+@pytest.mark.parametrize("case", [case for case in WITH_TERMS if case.skeleton], ids=str)
+def test_terms_of_nan_are_nan(case, backend, device):
+    """As the reference's are: a smallest or largest one, too, is not that of the numbers that are left."""
+    made = to(case.make(generator(str(case))), device, torch.float32)
+    name = case.differentiable[0]
+    spoilt = made[name].clone()
+    spoilt.view(-1)[spoilt.numel() // 2] = math.nan
+    with fastloss.backend("reference"):
+        _, wanted = case.call({**made, name: spoilt}, case.reduced, return_terms=True)
+    with fastloss.backend(backend):
+        _, terms = case.call({**made, name: spoilt}, case.reduced, return_terms=True)
+    assert {term for term in terms if terms[term].isnan()} == {term for term in wanted if wanted[term].isnan()}
 
 
 @pytest.mark.parametrize("case", [case for case in WITH_TERMS if case.skeleton or case.composed], ids=str)

@@ -364,6 +364,18 @@ def test_ratios_far_apart_are_finite(backend, device, dtype):
             assert value.dtype == dtype and value.isfinite().all() and gradient.isfinite().all(), loss_type
 
 
+@backends
+def test_unselected_tokens_of_zero_probability_count_for_nothing_more(backend, device):
+    """kl_cov adds |logp - old_logp| where a token is selected: not 0 * inf elsewhere."""
+    logp = torch.tensor([[-1.0, -math.inf, -0.5, -0.1]], device=device, requires_grad=True)
+    old_logp = torch.tensor([[-1.0, -1.0, -0.7, -3.0]], device=device)
+    selected = torch.tensor([[True, False, False, True]], device=device)
+    with fastloss.backend(backend):
+        value = grpo_loss(logp, old_logp, 1.0, loss_type="kl_cov", selected=selected, aggregation="none")
+        (gradient,) = torch.autograd.grad(value.sum(), logp)
+    assert value.isfinite().all() and gradient.isfinite().all(), (value, gradient)
+
+
 WRONG = [
     {"loss_type": "ppo"},
     {"loss_type": "cispo", "importance_sampling_level": "sequence"},

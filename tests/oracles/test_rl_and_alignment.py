@@ -252,6 +252,23 @@ def test_parts_of_a_batch_add_up_with_a_normalizer(backend, device):
             torch.testing.assert_close(sum(parts), whole)
 
 
+@pytest.mark.parametrize(("backend", "device"), BACKENDS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_small_distances_keep_their_digits(backend, device, dtype):
+    """exp(-d) - 1 + d by its series: the difference has no digit left where d is below the root of eps."""
+    d = torch.logspace(-8, -1, 50, dtype=torch.float64).to(dtype)
+    d = torch.cat([d, -d])
+    exact = sum((-d.double()) ** k / math.factorial(k) for k in range(2, 16))
+    logp, ref_logp = d[:, None].to(device), torch.zeros_like(d)[:, None].to(device)
+    with fastloss.backend(backend):
+        k3 = alignment.kl_penalty(logp, ref_logp, kind="k3", aggregation="none")
+        approximate = torch.stack(
+            [rl.ppo_clip_loss(x, torch.zeros_like(x), x, return_terms=True)[1]["approx_kl"] for x in -logp]
+        )
+    for found in (k3[:, 0], approximate):
+        torch.testing.assert_close(found.double().cpu(), exact, rtol=8 * torch.finfo(dtype).eps, atol=0)
+
+
 def calls(dtype: torch.dtype, device: str) -> dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]:
     """Every loss with log-probs, rewards or values of (4, 6), and options."""
 

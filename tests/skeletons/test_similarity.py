@@ -64,6 +64,25 @@ def test_large_similarities(backend, device):
 
 
 @each_backend
+def test_an_infinite_similarity_is_nan(backend, device):
+    """inf - inf, as in torch's softmax, whichever pair it is of."""
+    x = normal(generator("infinite"), 90, 8).float().abs().to(device)
+    far = x.clone()
+    far[70, 2] = math.inf
+    labels = torch.arange(90, device=device) // 2
+    calls = {
+        "info_nce": lambda: fastloss.info_nce(x, far, reduction="none"),
+        "nt_xent": lambda: fastloss.nt_xent(far, x, normalize=False, reduction="none"),
+        "supcon_loss": lambda: fastloss.supcon_loss(far, labels, normalize=False, reduction="none"),
+        "clip_loss": lambda: fastloss.clip_loss(x, far, 1.0, reduction="none"),
+    }
+    for name, call in calls.items():
+        for chosen in (backend, "reference"):
+            with fastloss.backend(chosen):
+                assert call().isnan().all(), (name, chosen)
+
+
+@each_backend
 def test_nothing_that_counts(backend, device):
     """No positives, no triplets, only -100: the loss 0, with a graph and zero gradients."""
     x = normal(generator("nothing"), 80, 8).float().to(device)

@@ -27,6 +27,10 @@ STAYS = (
         "torch's gradient is exp / (1 + exp): inf / inf where the loss overflows. The kernels' is 1 there",
     ),
     Known(
+        ("binary_cross_entropy_with_logits",), ("non-finite value",), ("inf", "-inf"),
+        "torch has inf - inf for an infinite logit, the kernels the limit",
+    ),
+    Known(
         ("semi_hard_triplet_loss", "batch_hard_triplet_loss"),
         ("value", "gradient", "non-finite value", "non-finite gradient"), _NOT_FINITE,
         "which negative is chosen where distances are NaN is nobody's promise: torch's comparisons with NaN are false",
@@ -38,33 +42,9 @@ STAYS = (
 )  # fmt: skip
 OPEN = (
     Known(
-        ("binary_cross_entropy_with_logits",), ("non-finite value", "non-finite gradient"), _ALL,
-        "torch has inf - inf for an infinite logit, the kernels the limit; but NaN, where torch has +-inf, for an "
-        "infinite target or weight: csrc/losses/binary.h",
-    ),
-    Known(
-        ("rl.ppo", "rl.linear_ppo", "alignment.grpo_loss", "alignment.linear_grpo"), ("non-finite value",), _NAN,
-        "ratio_min and ratio_max leave NaN out, and are infinite if that is all: a metric's min and max in csrc/cpu",
-    ),
-    Known(
-        tuple(f"alignment.{name}, kl_cov" for name in ("grpo_loss", "linear_grpo_loss", "grpo_loss_from_logits")),
-        ("non-finite value",), ("inf", "-inf"),
-        "NaN where a token of logp -inf is not selected: 0 * inf in csrc/losses/alignment/grpo.h",
-    ),
-    Known(
-        ("info_nce", "nt_xent", "moco_loss", "clip_loss", "siglip_loss", "supcon_loss", "rl.curl_loss",
-         "rl.temporal_contrastive"),
-        ("non-finite value", "non-finite gradient"), _NOT_FINITE,
-        "a similarity of +inf gives a loss of 0 or inf where torch has inf - inf: the softmax of a tile",
-    ),
-    Known(
         ("clip_loss",), ("gradient",), _ALL,
         "both directions subtract a log-sum-exp, which is rounded at the size of the largest similarity: some "
         "hundreds, where the vectors are not of length 1. fastloss/tiles/similarity.py",
-    ),
-    Known(
-        ("alignment.kl_penalty, k3",), ("value",), _ALL,
-        "expm1(d) - d loses digits near d = 0, ten times what the body loses: csrc/losses/alignment/reward.h",
     ),
 )  # fmt: skip
 

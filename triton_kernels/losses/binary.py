@@ -29,9 +29,13 @@ def binary_cross_entropy_with_logits(logit, target, weight, positive_weight):
     value, complement, log_value, log_complement = sigmoids(logit)
     present = positive_weight * target
     absent = 1.0 - target
-    loss = -weight * (present * log_value + absent * log_complement)
+    negative = logit < 0.0
+    plain = positive_weight == 1.0
+    both = tl.where(plain, 1.0, present + absent)
+    log_nearer = tl.where(negative, log_complement, log_value)
+    loss = weight * (tl.where(negative, present, absent) * tl.abs(logit) - both * log_nearer)
     slope = weight * (absent * value - present * complement)
-    of_target = weight * tl.where(positive_weight == 1.0, -logit, log_complement - positive_weight * log_value)
+    of_target = weight * tl.where(plain, -logit, log_complement - positive_weight * log_value)
     return loss, (slope, of_target, 0.0, 0.0), ()
 
 

@@ -73,8 +73,8 @@ def poisson_nll_loss(input, target, eps, stirling):
         log_target = tl.log(target)
         small = target <= 1.0
         loss += tl.where(small, 0.0, target * log_target - target + 0.5 * log_target + stirling)
-        slope = log_target + 0.5 / target
-        of_target += tl.where(small, 0.0 * slope, slope)
+        slope = log_target + 0.5 / target + (target / target - 1.0)
+        of_target += tl.where(small, 0.0 * log_target + 0.0 / target, slope)
     return loss, (of_input, of_target), ()
 
 

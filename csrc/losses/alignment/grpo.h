@@ -284,11 +284,11 @@ struct HeldRule {
     const V zero{};
     const V log_ratio = t.logp - t.old_logp;
     PolicyTerm<V> e;
-    e.acts = (t.selected != zero) ? zero + A(1) : zero;
-    const V held = (t.selected != zero) ? zero + coefficient : zero;
-    e.loss = held * math::abs(log_ratio) - t.advantage * t.ratio;
+    const auto selected = t.selected != zero;
+    e.acts = selected ? zero + A(1) : zero;
+    e.loss = (selected ? coefficient * math::abs(log_ratio) : zero) - t.advantage * t.ratio;  // 0 * inf otherwise
     e.by_log_ratio = -t.advantage * t.slope;
-    e.by_logp = held * math::sign(log_ratio);
+    e.by_logp = selected ? coefficient * math::sign(log_ratio) : zero;
     return e;
   }
 };
@@ -311,9 +311,8 @@ struct KlEstimate {
       slope = d;
     } else if (kind % 4 == 2) {
       const V clamped = math::clamp(V(-d), V(zero - limit), V(zero + limit));
-      const V excess = math::expm1(clamped);
-      value = excess - clamped;
-      slope = (clamped == -d) ? -excess : zero;
+      value = math::expm1_minus(clamped);
+      slope = (clamped == -d) ? -math::expm1(clamped) : zero;
     } else if (kind % 4 == 3) {
       value = math::abs(d);
       slope = math::sign(d);
@@ -392,7 +391,7 @@ struct Grpo : PointwiseLoss<kPolicyOperands, kPolicyParameters, 11> {
     e.metric[kClipFraction] = policy.acts;
     e.metric[kClipFractionLow] = policy.low;
     e.metric[kClipFractionHigh] = policy.high;
-    e.metric[kApproxKl] = math::expm1(log_ratio) - log_ratio;
+    e.metric[kApproxKl] = math::expm1_minus(log_ratio);
     e.metric[kApproxKlK1] = -log_ratio;
     e.metric[kRatioMean] = ratio;
     e.metric[kRatioMin] = ratio;

@@ -47,10 +47,9 @@ struct KlK3 : PointwiseLoss<2, 1> {  // exp(-d) - 1 + d, with d clamped
     const V zero{};
     const V difference = x[1] - x[0];
     const V clamped = math::clamp(difference, zero - limit, zero + limit);
-    const V excess = math::expm1(clamped);
     Element<V, 2> e;
-    e.loss = excess - clamped;
-    e.derivative[0] = (clamped == difference) ? -excess : zero;
+    e.loss = math::expm1_minus(clamped);
+    e.derivative[0] = (clamped == difference) ? -math::expm1(clamped) : zero;
     return e;
   }
 };

@@ -33,7 +33,7 @@ struct PolicyClip {
     Surrogate<V> s;
     s.log_ratio = math::clamp(difference, zero - limit, zero + limit);
     s.ratio = math::exp(s.log_ratio);
-    s.divergence = math::expm1(s.log_ratio) - s.log_ratio;
+    s.divergence = math::expm1_minus(s.log_ratio);
     const V free = -advantage * s.ratio;
     const V bound = -advantage * math::clamp(s.ratio, zero + low, zero + high);
     const V dual_bound = -advantage * dual;  // NaN for 0 * inf, and then not used

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ...math import clamp, expm1, maximum, minimum, share, sigmoid, sign
+from ...math import clamp, expm1, expm1_minus, maximum, minimum, share, sigmoid, sign
 from .. import Coefficients
 
 # ------------------------------------------------------------------------------------------ coefficients
@@ -202,9 +202,9 @@ def held(logp, old_logp, advantage, sequence, selected, ratio, slope, coefficien
     none = tl.zeros_like(ratio)
     log_ratio = logp - old_logp
     chosen = selected != 0.0
-    weight = tl.where(chosen, coefficient + none, none)
-    loss = weight * tl.abs(log_ratio) - advantage * ratio
-    return loss, -advantage * slope, weight * sign(log_ratio), none, none, share(chosen, A) + none
+    loss = tl.where(chosen, coefficient * tl.abs(log_ratio), 0.0) - advantage * ratio  # 0 * inf otherwise
+    by_logp = tl.where(chosen, coefficient * sign(log_ratio), 0.0)
+    return loss, -advantage * slope, by_logp, none, none, share(chosen, A) + none
 
 
 # ------------------------------------------------------------------------------------------ around a rule
@@ -240,9 +240,8 @@ def grpo_of(
             kl_slope = d
         if k3 is not None:
             bounded = clamp(-d, -limit, limit)
-            excess = expm1(bounded)
-            kl = excess - bounded
-            kl_slope = tl.where(bounded == -d, -excess, 0.0)
+            kl = expm1_minus(bounded)
+            kl_slope = tl.where(bounded == -d, -expm1(bounded), 0.0)
         if absolute is not None:
             kl = tl.abs(d)
             kl_slope = sign(d)
@@ -262,7 +261,7 @@ def grpo_of(
     else:
         by_logp += by_log_ratio
     derivatives = (by_logp, 0.0, 0.0, 0.0, by_entropy, 0.0, by_sequence, 0.0)
-    of_ratio = (expm1(log_ratio) - log_ratio, -log_ratio, ratio, ratio, ratio)
+    of_ratio = (expm1_minus(log_ratio), -log_ratio, ratio, ratio, ratio)
     parts = (policy, kl, entropy, acts, low, high)
     return loss, derivatives, parts + of_ratio
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ...math import clamp, expm1, log_sigmoid, share, sigmoid, sign
+from ...math import clamp, expm1, expm1_minus, log_sigmoid, share, sigmoid, sign
 from .. import Coefficients
 
 
@@ -33,8 +33,7 @@ def kl_penalty_k2(logp, ref_logp):
 def kl_penalty_k3(logp, ref_logp, log_ratio_clamp):
     reverse = ref_logp - logp
     clamped = clamp(reverse, -log_ratio_clamp, log_ratio_clamp)
-    excess = expm1(clamped)
-    return excess - clamped, (tl.where(clamped == reverse, -excess, 0.0), 0.0), ()
+    return expm1_minus(clamped), (tl.where(clamped == reverse, -expm1(clamped), 0.0), 0.0), ()
 
 
 @triton.jit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ...math import clamp, expm1, maximum, share
+from ...math import clamp, expm1_minus, maximum, share
 from .. import Coefficients
 from .value import value_error
 
@@ -33,7 +33,7 @@ def surrogate(logp, old_logp, advantage, low, high, dual_clip, log_ratio_clamp):
     beyond = (advantage < 0.0) & (loss > dual_bound)
     loss = tl.where(beyond, dual_bound, loss)
     slope = tl.where(beyond, 0.0, slope)
-    metrics = (share(bound > free, A), share(beyond, A), expm1(log_ratio) - log_ratio, -log_ratio, ratio, ratio, ratio)
+    metrics = (share(bound > free, A), share(beyond, A), expm1_minus(log_ratio), -log_ratio, ratio, ratio, ratio)
     return loss, slope, metrics
 
 
