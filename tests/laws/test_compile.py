@@ -31,7 +31,7 @@ BY_INDUCTOR = list({case.family: case for case in COMPILED if case.skeleton in (
         pytest.param(case, dynamic, id=f"{case}-{'dynamic' if dynamic else 'static'}")
         for case in COMPILED
         for dynamic in (False, True)
-        if dynamic or not case.composed  # of these the harder half: Dynamo takes seconds for each
+        if dynamic or case in BY_INDUCTOR  # of others the harder half; static shapes are in test_programs.py, too
     ],
 )
 def test_compile_fullgraph(case, backend, device, dynamic):
