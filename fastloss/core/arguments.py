@@ -208,6 +208,15 @@ def readable(tensor: Tensor) -> bool:
     )
 
 
+def valueless(tensor: Tensor) -> bool:
+    """Whether its values cannot decide anything, not even by waiting for them: of meta and fake tensors, in
+    torch.compile, under vmap."""
+    if torch.compiler.is_compiling() or tensor.is_meta or hasattr(tensor, "fake_mode"):
+        return True
+    vmap = torch._C._functorch.TransformType.Vmap
+    return any(transform.key() == vmap for transform in torch._C._functorch.get_interpreter_stack() or ())
+
+
 def check_range(index: Tensor, count: int, ignored: int) -> None:
     """Torch's IndexError for an index outside [0, count) that is not `ignored`, where that costs no synchronisation; on
     a device only with FASTLOSS_VALIDATE=1, which asks for one."""

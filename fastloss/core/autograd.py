@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .dtypes import in_float32
+from fastloss.core.arguments import differentiation_refused, leaves
+from fastloss.core.dtypes import in_float32
 
 Gradients = Sequence[Tensor]  # of the wanted tensors, in their order
 
@@ -92,6 +93,12 @@ def gradient_wanted(tensor: Tensor) -> bool:
     while not tensor.requires_grad and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return tensor.requires_grad
+
+
+def differentiated(tensor: Tensor) -> bool:
+    """Whether somebody may differentiate by this tensor: in forward mode too, of which no tensor knows, or in a program
+    that is recorded now and trained later."""
+    return gradient_wanted(tensor) or leaves() or differentiation_refused() is not None
 
 
 def _saved_elsewhere() -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastloss.core.arguments import accumulator_dtype
+from fastloss.core.dtypes import result_dtype
 
 __all__ = [
     "RunningMeanStd",
@@ -115,7 +116,7 @@ def pseudo_count(logp: Tensor, recoding_logp: Tensor) -> Tensor:
         >>> pseudo_count(logp, recoding_logp)  # 3 of 10 visits, then 4 of 11; never, then once
         tensor([3., 0.])
     """
-    dtype = torch.promote_types(logp.dtype, recoding_logp.dtype)
+    dtype = result_dtype(logp, recoding_logp)
     before, after = (x.detach().to(accumulator_dtype(dtype)) for x in (logp, recoding_logp))
     count = -torch.expm1(after) / torch.expm1(after - before)
     return torch.where(after <= before, torch.inf, count).to(dtype)
@@ -139,8 +140,8 @@ def disagreement_bonus(predictions: Tensor, *, dim: int = 0) -> Tensor:
         - output: (...)
 
     Returns:
-        The bonus, in the dtype of the predictions. It has a gradient, by which a policy may be optimised directly
-        through the models; ``.detach()`` for a reward.
+        The bonus, in the dtype of the predictions (of integers in torch's default dtype). It has a gradient, by which a
+        policy may be optimised directly through the models; ``.detach()`` for a reward.
 
     Raises:
         ValueError: no dimension of features, fewer than two models.
@@ -158,7 +159,7 @@ def disagreement_bonus(predictions: Tensor, *, dim: int = 0) -> Tensor:
     if predictions.shape[dim] < 2:
         raise ValueError(f"an ensemble has two models at least, got {predictions.shape[dim]}")
     wide = predictions.to(accumulator_dtype(predictions.dtype))
-    return wide.var(dim, correction=0).mean(-1).to(predictions.dtype)
+    return wide.var(dim, correction=0).mean(-1).to(result_dtype(predictions))
 
 
 class RunningMeanStd(torch.nn.Module):

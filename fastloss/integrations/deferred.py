@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from fastloss.core.autograd import pure
+from fastloss.core.dtypes import without_autocast
 from fastloss.functional import linear_cross_entropy
 
 __all__ = ["DeferredLogits", "FusedHead"]
@@ -37,7 +38,7 @@ class _Product(NamedTuple):
 
     def logits(self) -> Tensor:
         bias = None if self.bias is None else self.bias.to(self.dtype)
-        with torch.autocast(self.hidden.device.type, enabled=False):
+        with without_autocast(self.hidden):
             return F.linear(self.hidden.to(self.dtype), self.weight.to(self.dtype), bias)
 
     def scaled(self, by: float) -> _Product:

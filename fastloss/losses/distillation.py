@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastloss.core.arguments import Hyper, accumulator_dtype
-from fastloss.core.autograd import gradient_wanted
+from fastloss.core.autograd import differentiated
 from fastloss.core.composite import composite
 from fastloss.core.dispatch import fused
 from fastloss.core.elementary import softplus
@@ -408,13 +408,13 @@ def categorical_kl(
     if p_logits.shape != q_logits.shape or p_logits.dim() == 0:
         raise ValueError(f"p_logits {tuple(p_logits.shape)} and q_logits {tuple(q_logits.shape)} must have one shape")
     check_fit(p_logits.shape[:-1], p_logits.device, normalizer, mask=mask)
-    if gradient_wanted(p_logits) and gradient_wanted(q_logits):
+    if differentiated(p_logits) and differentiated(q_logits):
         if mask is not None:
             there = (mask != 0).expand(p_logits.shape[:-1])[..., None]
             p_logits, q_logits = torch.where(there, p_logits, 0), torch.where(there, q_logits, 0)
         p, q = (x.to(accumulator_dtype(x.dtype)).log_softmax(-1) for x in (p_logits, q_logits))
         losses = _expectation(p.flatten(0, -2), (p - q).flatten(0, -2)).reshape(p.shape[:-1])
-    elif gradient_wanted(q_logits):
+    elif differentiated(q_logits):
         losses = _divergences(q_logits, p_logits, "forward_kl", 0.5, 1.0, mask)
     else:
         losses = _divergences(p_logits, q_logits, "reverse_kl", 0.5, 1.0, mask)

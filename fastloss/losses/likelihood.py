@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastloss.core import torch_losses
-from fastloss.core.arguments import Domain, Empty, Hyper, Invalid, Refused, warn
+from fastloss.core.arguments import Domain, Empty, Hyper, Invalid, Refused, readable, valueless, warn
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import result_dtype, widened
 from fastloss.core.metrics import counted
@@ -96,7 +96,22 @@ def gaussian_nll_loss(
         >>> gaussian_nll_loss(torch.tensor([1.0]), torch.tensor([3.0]), torch.tensor([1.0])).item()
         2.0
     """
+    if isinstance(var, Tensor) and valueless(var) and eps > 0 and reduction in ("none", "mean", "sum"):
+        arguments = _with_variance({"input": input, "target": target, "var": var})
+        if isinstance(arguments, dict):
+            return _without_look(input, target, arguments["var"], full, eps, reduction)
     return torch_losses.gaussian_nll_loss(input, target, var, full, eps, reduction)
+
+
+def _without_look(input: Tensor, target: Tensor, var: Tensor, full: bool, eps: float, reduction: str) -> Tensor:
+    """Where torch's own, whose check of the variance decides by its values, raises or leaves the graph."""
+    if torch.compiler.is_compiling():
+        torch._assert_async((var >= 0).all(), "var has negative entry/entries")
+    bounded = torch.where(var < eps, var + (eps - var).detach(), var)  # with the gradient of the variance
+    losses = 0.5 * (bounded.log() + (input - target).square() / bounded)
+    if full:
+        losses = losses + 0.5 * math.log(2 * math.pi)
+    return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
 
 
 def _with_scale(arguments: dict[str, Any]) -> dict[str, Any] | Refused:
@@ -183,7 +198,7 @@ def laplace_nll_loss(
     if not _broadcasts(scales, input):
         raise ValueError(f"scale {tuple(scales.shape)} does not broadcast to input {tuple(input.shape)}")
     input, target, scales = counted(mask, *widened(input, target, scales))
-    if scales.is_cpu and not torch.compiler.is_compiling() and bool((scales < 0).any()):
+    if readable(scales) and bool((scales < 0).any()):
         raise _SCALES.error(_SCALES.requirement)
     bounded = torch.where(scales < eps, scales + (eps - scales).detach(), scales)  # with the gradient of the scale
     losses = bounded.log() + (input - target).abs() / bounded

@@ -13,7 +13,6 @@ from fastloss.core.autograd import gradient_wanted
 from fastloss.losses.log_prob import (
     LINEAR,
     NUMBERS,
-    LogSoftmaxOutputs,
     fewest,
     in_places,
     linear_rows,
@@ -64,22 +63,26 @@ def linear_loss(
     order = _in_pairs(index) if together == PAIRS else None
     r = linear_rows(hidden, weight, index, bias, outputs, mask, order, **how)
     names = [name for name, x in arguments.items() if isinstance(x, Tensor)]
+    # The node of the loss keeps this function, also when its backward has run, so no tensor is in it but by argument.
+    rest = {name: x for name, x in arguments.items() if name not in names}
+    shape, some = index.shape, r.places is not None
 
-    def numbers(stacked: Tensor) -> LogSoftmaxOutputs:
-        return named(in_places(stacked, r.places, index.numel()), outputs, index)
+    def of_numbers(stacked: Tensor, others: Sequence[Tensor]) -> Any:
+        given = dict(zip(names, others, strict=False))
+        places = others[-1] if some else None
+        return loss(named(in_places(stacked, places, shape.numel()), outputs, shape), **rest, **given)
 
-    def of_numbers(stacked: Tensor, others: Sequence[Tensor]) -> Tensor:
-        given = {**arguments, **dict(zip(names, others, strict=True))}
-        result = loss(numbers(stacked), **given)
+    def value_of(stacked: Tensor, others: Sequence[Tensor]) -> Tensor:
+        result = of_numbers(stacked, others)
         return result[0] if isinstance(result, tuple) else result
 
-    others = tuple(arguments[name] for name in names)
-    head = Head(of_numbers, _without_constants(of_numbers, others, r.operands), _units(together, index, r.places))
+    others = (*(arguments[name] for name in names), *(() if r.places is None else (r.places,)))
+    head = Head(value_of, _without_constants(value_of, others, r.operands), _units(together, index, r.places))
     value, stacked = LINEAR[fewest(outputs)](*r.operands, **r.how, chunk=rows_of_a_chunk(chunk_size), head=head)
     if not arguments.get("return_terms"):
         return value
     with torch.no_grad():
-        return value, loss(numbers(stacked), **arguments)[1]
+        return value, of_numbers(stacked, others)[1]
 
 
 def _without_constants(

@@ -251,11 +251,11 @@ def selective_log_softmax(
     target, candidates, how = _checked(index, shape, logits.shape[-1], outputs, mask, temperature, softcap, logit_scale)
     rows = logits.reshape(-1, logits.shape[-1])
     if candidates is None:
-        return named(_ROWS[fewest(outputs)](rows, target, **how), outputs, index)
+        return named(_ROWS[fewest(outputs)](rows, target, **how), outputs, index.shape)
     stacked = _ROWS[fewest(_of_rows(outputs))](rows, target, None, candidates, **how)
     found = _of_candidates(stacked[: len(OUTPUTS)], stacked[len(OUTPUTS) :].t(), target)
     found |= _places(outputs, lambda row, of_one: row(rows.detach(), of_one, **how), _ROWS, target, candidates)
-    return _as_asked(found, outputs, index, shape)
+    return _as_asked(found, outputs, index.shape, shape)
 
 
 @explained
@@ -322,7 +322,7 @@ def linear_selective_log_softmax(
     needed = outputs if r.candidates is None else _of_rows(outputs)
     stacked = LINEAR[fewest(needed)](*r.operands, **r.how, chunk=chunk)
     if r.candidates is None:
-        return named(in_places(stacked, r.places, index.numel()), outputs, index)
+        return named(in_places(stacked, r.places, index.numel()), outputs, index.shape)
     rows, weight, target, bias = r.operands
     # embedding, not indexing, which takes -1 for the last class
     z = (rows[:, None] * F.embedding(r.candidates, weight)).sum(-1, dtype=stacked.dtype)  # (rows, K)
@@ -343,7 +343,7 @@ def linear_selective_log_softmax(
             name: values.new_zeros(shape.numel(), *values.shape[1:]).index_copy(0, r.places, values)
             for name, values in found.items()
         }
-    return _as_asked(found, outputs, index, shape)
+    return _as_asked(found, outputs, index.shape, shape)
 
 
 class LinearRows(NamedTuple):
@@ -449,12 +449,14 @@ def _places(
     return {name: torch.stack([x[OUTPUTS.index(name)] for x in readings], 1) for name in names}
 
 
-def named(stacked: Tensor, outputs: Sequence[str], index: Tensor) -> LogSoftmaxOutputs:
+def named(stacked: Tensor, outputs: Sequence[str], shape: torch.Size) -> LogSoftmaxOutputs:
     """The numbers (9, N) of rows with an index each."""
-    return _as_asked(dict(zip(OUTPUTS, stacked.unbind(), strict=True)), outputs, index, index.shape)
+    return _as_asked(dict(zip(OUTPUTS, stacked.unbind(), strict=True)), outputs, shape, shape)
 
 
-def _as_asked(found: dict[str, Tensor], outputs: Sequence[str], index: Tensor, shape: torch.Size) -> LogSoftmaxOutputs:
+def _as_asked(
+    found: dict[str, Tensor], outputs: Sequence[str], of_index: torch.Size, shape: torch.Size
+) -> LogSoftmaxOutputs:
     result = {}
     for name in outputs:
         values = found[name] if name in _DIFFERENTIABLE else found[name].detach()
@@ -462,5 +464,5 @@ def _as_asked(found: dict[str, Tensor], outputs: Sequence[str], index: Tensor, s
             values = values != 0
         elif name == "rank":
             values = values.to(torch.int64)
-        result[name] = values.reshape(index.shape if name in ("log_prob", "is_top1", "rank") else shape)
+        result[name] = values.reshape(of_index if name in ("log_prob", "is_top1", "rank") else shape)
     return LogSoftmaxOutputs(**result)

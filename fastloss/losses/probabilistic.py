@@ -31,7 +31,8 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def _same_shape(**tensors: Tensor) -> None:
-    if len({x.shape for x in tensors.values()}) > 1:
+    first, *others = tensors.values()
+    if any(x.shape != first.shape for x in others):  # not a set of shapes, whose numbers are tensors in torch.jit.trace
         found = ", ".join(f"{name} {tuple(x.shape)}" for name, x in tensors.items())
         raise ValueError(f"{found} differ in shape")
 
@@ -580,7 +581,7 @@ def energy_score(
     members = input.shape[1]
     error = _length(input - target[:, None]).mean(1)
     pairs = _length(input[:, :, None] - input[:, None]).sum((1, 2))
-    return elements(error - pairs / (2 * members * (members - fair)))
+    return elements(error - pairs / (2 * members * (members - int(fair))))
 
 
 def _length(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss.core import torch_losses
-from fastloss.core.arguments import Domain, Hyper, Invalid, Refused, reduction_of
+from fastloss.core.arguments import Domain, Hyper, Invalid, Refused, readable, reduction_of
 from fastloss.core.dispatch import fused
 from fastloss.core.dtypes import one_dtype, result_dtype, widened
 from fastloss.core.elementary import softplus
@@ -313,7 +313,7 @@ def _constant_level(tau: float | Tensor) -> float | Tensor:
     """Levels as constants. In a tensor they are checked where that costs nothing: on a GPU the kernel checks them."""
     if not isinstance(tau, Tensor):
         return tau
-    if tau.is_cpu and not torch.compiler.is_compiling() and not bool(((tau >= 0) & (tau <= 1)).all()):
+    if readable(tau) and not bool(((tau >= 0) & (tau <= 1)).all()):
         raise _LEVELS.error(_LEVELS.requirement)
     return tau.detach()
 

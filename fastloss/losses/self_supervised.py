@@ -287,7 +287,7 @@ def _between_views(student: Tensor, q: Tensor, temperature: float) -> Tensor:
     teachers = q.shape[0]
     total = q.sum(0)
     # a view is no teacher of its own
-    pairs = [teachers - (view < teachers) for view in range(views)]
+    pairs = [teachers - int(view < teachers) for view in range(views)]
     targets = torch.stack([total - q[view] if view < teachers else total for view in range(views)])
     counts = teachers - (torch.arange(views, device=student.device) < teachers).to(student.dtype)[:, None, None]
     targets = targets / counts.clamp(min=1)

@@ -25,6 +25,7 @@ from fastloss.core.arguments import (
     Signature,
     check_range,
     differentiation_refused,
+    leaves,
     wraps,
 )
 from fastloss.core.autograd import Gradients, differentiate, gradient_wanted, pure
@@ -101,9 +102,9 @@ class Head(NamedTuple):
 
 
 def has_gradients_early(input: Tensor) -> bool:
-    """Whether a loss of the outputs of this input may have a :class:`Head`: not where torch looks into the walk, nor in
-    float16 whose products have to know the loss scale."""
-    return not pure() and not deferred(input)
+    """Whether a loss of the outputs of this input may have a :class:`Head`: not where torch looks into the walk or
+    records it, nor in float16 whose products have to know the loss scale."""
+    return not pure() and not leaves() and not deferred(input)
 
 
 class LinearHeadProblem(NamedTuple):

@@ -438,7 +438,8 @@ def test_tensors_without_data(loss, kind, reduction):
                 results.append(type(error))  # torch's gaussian_nll_loss looks at the variance
                 continue
         results.append([(x.shape, x.dtype, x.device, x.stride()) for x in values])
-    assert results[0] == results[1] or (results[0] is DataDependentOutputException and isinstance(results[1], list))
+    refused = results[0] in (DataDependentOutputException, RuntimeError)  # and ours looks only where there is data
+    assert results[0] == results[1] or (refused and loss.name == "gaussian_nll_loss" and isinstance(results[1], list))
 
 
 # ------------------------------------------------------------------------------------------ subclasses and modes

@@ -56,19 +56,22 @@ def test_func_transforms(case, backend, device):
             assert_close(mapped, gradients64, torch.float64, f"vmap of grad {axes}", of_gradient)
 
 
-@pytest.mark.parametrize("case", [case for case in FUSED if case.skeleton == "row" or case in FUSED_ONCE], ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in FUSED if case.skeleton == "row" or case in FUSED_ONCE] + COMPOSED, ids=str
+)
 def test_forward_mode_is_right(case):
+    """Along each operand: no tensor knows that it has a tangent, as one knows that it requires a gradient."""
     arguments = case.make(generator(str(case)))
-    name = case.differentiable[0]
-    tangent = torch.randn(arguments[name].shape, generator=generator("tangent"), dtype=torch.float64)
-    value, along = torch.func.jvp(
-        lambda x: case.call({**arguments, name: x}, case.reduced), (arguments[name],), (tangent,)
-    )
     value64, gradients64 = expected(case, arguments, case.reduced)
-    gradient, (of_value, of_gradient) = gradients64[name], sizes(case, arguments)
-    assert_close(value, value64, torch.float64, "value", of_value)
-    size = max(gradient.abs().sum().item(), of_gradient * tangent.abs().sum().item())
-    assert_close(along, (gradient * tangent).sum(), torch.float64, "tangent", size)
+    of_value, of_gradient = sizes(case, arguments)
+    for name, gradient in gradients64.items():
+        tangent = torch.randn(gradient.shape, generator=generator(f"tangent {name}"), dtype=torch.float64)
+        value, along = torch.func.jvp(
+            lambda x, name=name: case.call({**arguments, name: x}, case.reduced), (arguments[name],), (tangent,)
+        )
+        assert_close(value, value64, torch.float64, "value", of_value)
+        size = max(gradient.abs().sum().item(), of_gradient * tangent.abs().sum().item())
+        assert_close(along, (gradient * tangent).sum(), torch.float64, f"tangent of {name}", size)
 
 
 @each_backend

@@ -63,6 +63,9 @@ def test_models_that_agree_are_worth_nothing() -> None:
     halves = torch.tensor([[300.0, 0.0], [-300.0, 0.0]]).half()  # a variance of 90000, which float16 does not have
     assert rl.disagreement_bonus(halves) == 45000
     assert rl.disagreement_bonus(one.expand(4, 6, 3).bfloat16()).dtype == torch.bfloat16
+    integers = torch.tensor([[[1, 2]], [[4, 2]]])
+    assert rl.disagreement_bonus(integers) == 1.125  # and not the integer below
+    assert rl.disagreement_bonus(integers.to(torch.uint8)) == 1.125
     for bad, dim in ((torch.ones(3), 0), (torch.ones(3, 2), 1), (torch.ones(3, 2), -1), (torch.ones(1, 2), 0)):
         with pytest.raises(ValueError, match=r"predictions must be|two models"):
             rl.disagreement_bonus(bad, dim=dim)

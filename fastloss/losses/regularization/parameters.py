@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastloss.core.composite import composite
-from fastloss.core.dtypes import widened
+from fastloss.core.dtypes import widened, without_autocast
 from fastloss.skeletons.parameters import collected, group_norms, power_sum
 
 __all__ = [
@@ -249,7 +249,7 @@ def orthogonality_penalty(
     """
     totals = []
     for x in _matrices(parameters):
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             gram = x @ x.mT if x.shape[0] <= x.shape[1] else x.mT @ x
         if diagonal:
             difference = gram - torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
