@@ -304,7 +304,8 @@ def softmax_focal_loss(
         The loss, in the dtype of ``input`` (float32 under autocast). All rows ignored: 0 / 0 = NaN.
 
     Raises:
-        ValueError: for a negative ``gamma`` or an ``alpha`` that is not a tensor; else as :func:`cross_entropy`.
+        ValueError: for a negative ``gamma``, an ``alpha`` that is not a tensor, an unknown ``reduction``; else as
+            :func:`cross_entropy`.
 
     Source:
         Lin et al. 2017, arXiv:1708.02002.
@@ -316,6 +317,8 @@ def softmax_focal_loss(
     """
     if gamma < 0:
         raise ValueError(f"gamma must not be negative, got {gamma}")
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{reduction!r} is not a valid value for reduction; choose none, mean or sum")
     classes = min(1, input.dim() - 1)
     if alpha is not None and not (isinstance(alpha, Tensor) and alpha.shape == input.shape[classes : classes + 1]):
         found = tuple(alpha.shape) if isinstance(alpha, Tensor) else alpha

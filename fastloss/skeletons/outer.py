@@ -239,8 +239,9 @@ def _weighting(
         return Refused("the normalizer requires a gradient")
     total = None if scale is None else scale.to(source.device)
     for x in (row_weights, mask):
-        if x is not None:  # 0 stays 0, whatever the scale
-            total = x.to(dtype) if total is None else torch.where(x != 0, total * x, 0)
+        if x is not None:  # 0 stays 0, whatever the scale; which a half would round, if it were multiplied as it is
+            x = x.to(dtype)
+            total = x if total is None else torch.where(x != 0, total * x, 0)
     if total is not None:
         total = total.to(dtype).expand(rows).reshape(-1).contiguous()
     return factor, total

@@ -392,7 +392,7 @@ class Pointwise:
         normalizer = bound.get("normalizer")
         check_fit(shape, first.device, normalizer, mask=mask)
         if mask is not None and mask.dtype in _NARROW:
-            mask = mask.int()
+            bound["mask"] = mask = mask.int()
         for x in (mask, weight):
             if x is None:
                 continue

@@ -124,6 +124,28 @@ def test_floating_labels_are_refused(case: Case):
                 assert isinstance(result[1], (RuntimeError, ValueError)), f"{way}, {shape}: {result}"
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.masked and case.differentiable], ids=str)
+def test_masks_of_every_dtype_count_alike(case: Case):
+    arguments = case.make(generator(str(case)), dtype=torch.float32)
+    mask = case.make_optional("mask", generator(f"mask {case}"), arguments)
+    for way in WAYS if case.fuses else WAYS[:2]:
+        want = outcome(case, way, arguments, case.reduced, mask=mask)
+        for dtype in (*INTEGERS, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            got = outcome(case, way, arguments, case.reduced, mask=mask.to(dtype))
+            assert_same(got, want, f"a mask of {dtype}, {way}", max(1.0, case.magnitude))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.drop_in is None and case.differentiable], ids=str)
+def test_a_reduction_that_there_is_not_is_a_value_error(case: Case):
+    if case.reduction_argument not in case.parameters:
+        pytest.skip("the loss has its own mean")
+    arguments = case.make(generator(str(case)), dtype=torch.float32)
+    for way in WAYS[:2]:
+        for wrong in ("MEAN", "average"):
+            with fastloss.backend(way), pytest.raises(ValueError):  # noqa: PT011
+                case.loss(**arguments, **{**case.how(case.reduced), case.reduction_argument: wrong})
+
+
 def test_dtypes_that_do_not_fit_are_a_plain_error():
     query, queue = torch.randn(80, 8), torch.randn(90, 8)
     for way in WAYS:
