@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from tools.mutants.equivalents import EQUIVALENT
 from tools.mutants.kinds import KINDS, Kind, Lane
 from tools.mutants.sources import CHEAPER, mutants
+from tools.oracles import Recorder, page
 
 ROOT = Path(__file__).resolve().parents[2]
 LANES = [pytest.param(lane, id=f"{name}-{lane.name}") for name, kind in KINDS.items() for lane in kind.lanes]
@@ -58,3 +60,15 @@ def test_the_coverage_of_the_emulator_finds_its_tests() -> None:
     from tools import coverage
 
     assert [name for name in coverage.FILES if not (coverage.TESTS / name).is_file()] == []
+
+
+def test_the_page_of_oracles_has_the_worst_difference() -> None:
+    """As a share of the largest number; what is infinite in both is equal."""
+    recorder = Recorder()
+    recorder.seed, recorder.current = 1, ("files", "a test")
+    exact = torch.tensor([4.0, 0.5, torch.inf], dtype=torch.float64)
+    for error in (1e-6, 4e-6, 2e-6):
+        recorder.note(exact.float() + error, exact, "float32")
+    recorder.note(exact, exact, "float64")
+    recorder.note(torch.ones(2), torch.full((2,), 1.25).double(), "float32 of another")
+    assert "| files | a test | 5 | 0 | 1e-6 |" in page(recorder)
