@@ -38,9 +38,12 @@ def _same_shape(**tensors: Tensor) -> None:
 
 
 def _divergences(mu: Tensor, logvar: Tensor, other_mu: Tensor, other_logvar: Tensor) -> Tensor:
-    """Of each dimension. e^d - 1 - d of the log-ratio d, which is 0 where the variances are equal."""
+    """Of each dimension. e^d - 1 - d of the log-ratio d, which is 0 where the variances are equal.
+
+    The distance in standard deviations is squared: a precision is infinite in float32 from a log-variance of -88 on.
+    """
     d = logvar - other_logvar
-    return 0.5 * (torch.expm1(d) - d + (mu - other_mu).square() * torch.exp(-other_logvar))
+    return 0.5 * (torch.expm1(d) - d + ((mu - other_mu) * torch.exp(-0.5 * other_logvar)).square())
 
 
 @composite()

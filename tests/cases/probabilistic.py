@@ -42,8 +42,11 @@ def _elbo(recon, target, mu, logvar, recon_kind="mse", beta=1.0, free_bits=0.0, 
         base = D.Uniform(torch.zeros_like(recon), torch.ones_like(recon))
         transforms = [D.SigmoidTransform().inv, D.AffineTransform(recon, scale)]
         logistic = D.TransformedDistribution(base, transforms)
-        upper = torch.where(target > 1 - bin, 1.0, logistic.cdf(target + bin))
-        errors = -(upper - torch.where(target < -1 + bin, 0.0, logistic.cdf(target - bin))).log()
+        # on the lower side, by symmetry: on the upper one both probabilities are nearly 1, and cancel
+        near = recon - (target - recon).abs()
+        inside = logistic.cdf(near + bin) - logistic.cdf(near - bin)
+        at_the_ends = torch.where(target > 1 - bin, logistic.cdf(2 * recon - target + bin), logistic.cdf(target + bin))
+        errors = -torch.where((target > 1 - bin) | (target < -1 + bin), at_the_ends, inside).log()
     kl = D.kl_divergence(_gaussian(mu, logvar), D.Normal(torch.zeros_like(mu), 1.0)).clamp(min=free_bits)
     return errors.sum((1, 2)) + beta * kl.sum(1)
 

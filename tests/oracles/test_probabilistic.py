@@ -95,3 +95,19 @@ def test_mixtures_far_from_all_components_are_finite() -> None:
     loss.backward()
     assert loss.isfinite() and mu.grad.isfinite().all()
     assert fastloss.gaussian_kl(torch.zeros(2, 3), torch.full((2, 3), 1e-4)) >= 0
+
+
+@pytest.mark.parametrize("logvar", [-60.0, -100.0, -160.0, 100.0])
+def test_the_divergence_of_narrow_and_wide_normals_is_finite(logvar: float) -> None:
+    """Their ratio is an ordinary number, where the precision of one is not a float32."""
+    std = math.exp(logvar / 2)
+    offsets = torch.tensor([0.0, 0.5, -2.0], dtype=torch.float64) * std
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        mu, narrow = offsets.to(dtype).requires_grad_(), torch.full((3,), logvar, dtype=dtype, requires_grad=True)
+        other = torch.zeros(3, dtype=dtype), torch.full((3,), logvar + 0.25, dtype=dtype)
+        losses = fastloss.gaussian_kl(mu, narrow, *other, reduction="none")
+        of_mu, of_logvar = torch.autograd.grad(losses.sum(), (mu, narrow))
+        found.append((losses, of_mu.double() * std, of_logvar))
+    for exact, actual in zip(*found, strict=True):
+        assert_close(actual, exact.detach(), torch.float32)
